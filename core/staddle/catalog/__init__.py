@@ -1,0 +1,1 @@
+"""The op-log, which is the authority, and its queryable projection in DuckDB."""

@@ -1,0 +1,161 @@
+"""`staddle backup`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from staddle.cli.output import path_text, size_text
+from staddle.cli.session import grid_options, with_grid
+
+if TYPE_CHECKING:
+    from staddle.client.backup import BackupOptions, FailoverSeen, Summary
+    from staddle.client.connection import GridConnection
+    from staddle.client.progress import Progress
+
+_LOST_SHOWN = 20
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--name", required=True, help="What the backups of these paths are called.")
+@click.option("--pool", default="", help="Where to; the default pool if it is not given.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out what matches; may be repeated.")
+@click.option(
+    "--exclude-file", metavar="FILE", help="Patterns from a file, one per line; # begins a comment."
+)
+@click.option("--streams", default=1, show_default=True, help="Streams at a time, 1 to 16.")
+@click.option("--full", is_flag=True, help="Read every file, also unchanged ones.")
+@grid_options
+def backup(
+    *,
+    paths: tuple[str, ...],
+    name: str,
+    pool: str,
+    exclude: tuple[str, ...],
+    exclude_file: str | None,
+    streams: int,
+    full: bool,
+    home: str | None,
+    as_json: bool,
+) -> int:
+    """Back up files and directories.
+
+    A pattern without `/` is matched against names, one with `/` against paths; `**` crosses directories.
+    """
+    from staddle.client.backup import BackupOptions
+    from staddle.client.progress import Progress
+
+    options = BackupOptions(
+        paths=[os.fsencode(path) for path in paths],
+        name=name,
+        pool=pool,
+        exclude=[*exclude, *(_patterns(exclude_file) if exclude_file else [])],
+        streams=streams,
+        full=full,
+    )
+    progress = Progress("backup", as_json=as_json)
+    summary = with_grid(home, lambda grid: _run(grid, options, progress))
+    if as_json:
+        progress.line(summary_document(summary))
+    else:
+        _show(summary)
+    return exit_code(summary)
+
+
+def _patterns(path: str) -> list[str]:
+    with open(path, "rb") as file:
+        lines = [line.strip() for line in file.read().splitlines()]
+    return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+
+
+async def _run(grid: GridConnection, options: BackupOptions, progress: Progress) -> Summary:
+    from staddle.client.backup import Backup
+    from staddle.client.exclude import Excludes
+    from staddle.client.progress import PreScan
+    from staddle.client.scan import absolute, reduce_roots
+
+    def on_job(job: int, number: int) -> None:
+        if progress.has_bar:
+            click.echo(f"job {job}, backup {number}", err=True)
+
+    running = Backup(grid, options, progress.tally, on_job)
+    ahead = None
+    if progress.has_bar:
+        roots = reduce_roots([absolute(path) for path in options.paths])
+        ahead = PreScan(roots, Excludes(options.exclude), progress)
+    try:
+        async with progress.running():
+            return await running.run()
+    finally:
+        if ahead is not None:
+            ahead.close()
+
+
+def exit_code(summary: Summary) -> int:
+    """0; 3 with warnings, or while a copy is owed; 1 if the backup is not whole."""
+    if summary.state not in {"complete", "warnings"} or summary.lost_count:
+        return 1
+    return 3 if summary.warnings or summary.notes or summary.state == "warnings" else 0
+
+
+def summary_document(summary: Summary) -> dict[str, Any]:
+    """The last line of `--json`."""
+    from staddle.client.progress import path_fields
+
+    document = dataclasses.asdict(summary)
+    document["failovers"] = [
+        {
+            "cause": each.cause,
+            "from": {"agent": each.from_agent, "media": each.from_media},
+            "to": {"agent": each.to_agent, "media": each.to_media},
+            "gap_s": round(each.gap_s, 3),
+            "bytes_resent": each.bytes_resent,
+        }
+        for each in summary.failovers
+    ]
+    document["lost"] = [path_fields(path) for path in summary.lost]
+    document["duration_s"] = round(summary.duration_s, 3)
+    return {"message_type": "summary", **document}
+
+
+def _show(summary: Summary) -> None:
+    good = summary.state in {"complete", "warnings"}
+    click.echo(
+        f"backup {summary.backup} {'is complete' if good else 'is ' + summary.state} (job {summary.job}): "
+        f"{summary.files} files and {summary.dirs} directories in {summary.duration_s:.1f} s"
+    )
+    click.echo(
+        f"  read {size_text(summary.bytes_read)}, unchanged {size_text(summary.bytes_unchanged)}, "
+        f"stored {size_text(summary.bytes_stored)}"
+    )
+    for each in summary.failovers:
+        click.echo(f"  {_failover_text(each)}")
+    for note in summary.notes:
+        click.echo(f"  note: {note}")
+    if summary.warnings:
+        click.echo(f"  {summary.warnings} warnings: see above")
+    if not good and summary.message:
+        click.echo(f"staddle: {summary.message}", err=True)
+    for path in summary.lost[:_LOST_SHOWN]:
+        click.echo(f"  lost: {path_text(path)}", err=True)
+    if summary.lost_count > _LOST_SHOWN:
+        click.echo(
+            f"  and {summary.lost_count - _LOST_SHOWN} more files are lost (--json names them)", err=True
+        )
+    sys.stdout.flush()
+
+
+def _failover_text(each: FailoverSeen) -> str:
+    cause = each.cause.replace("_", " ")
+    away = f"{each.from_agent} with {', '.join(each.from_media)}"
+    if not each.to_agent:
+        return f"failover: {cause}: away from {away}"
+    return (
+        f"failover: {cause}: from {away} to {each.to_agent} with {', '.join(each.to_media)} "
+        f"after {each.gap_s:.1f} s, {size_text(each.bytes_resent)} sent again"
+    )

@@ -1,0 +1,171 @@
+"""`staddle ls`, `find` and `sql`: what the catalog knows."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from staddle.cli.output import path_text, size_text, table, time_text
+from staddle.cli.session import dump, grid_options, query, with_grid
+
+if TYPE_CHECKING:
+    from staddle.client.connection import GridConnection
+    from staddle.wire.ops.jobs import Rows
+
+_BACKUPS = (
+    "SELECT backup, client, name, state, epoch_ns(started) AS started_ns, files, dirs, bytes_read, "
+    "bytes_stored, warnings FROM v_backups WHERE state <> 'pruned' ORDER BY backup"
+)
+_LATEST = "SELECT max(backup) AS backup FROM v_backups WHERE state IN ('complete', 'warnings')"
+_ROWS_MAX = 100_000
+_TYPES = {
+    1: "file",
+    2: "directory",
+    3: "symlink",
+    4: "hardlink",
+    5: "fifo",
+    6: "socket",
+    7: "block",
+    8: "char",
+    9: "image",
+    10: "stream",
+    11: "named_stream",
+}
+_DIRECTORY = 2
+_LETTERS = {2: "d", 3: "l", 5: "p", 6: "s", 7: "b", 8: "c"}
+
+Entry = dict[str, Any]
+
+
+@click.command()
+@click.argument("backup", required=False, default="")
+@click.argument("path", required=False, default="")
+@grid_options
+def ls(backup: str, path: str, home: str | None, as_json: bool) -> None:
+    """List all backups; or, of BACKUP (a number, or `latest`), a directory."""
+    if not backup:
+        _list_backups(query(home, _BACKUPS, limit=_ROWS_MAX), as_json=as_json)
+        return
+    from staddle.cli.restore import backup_number
+    from staddle.client.scan import absolute
+
+    number = backup_number(backup, "")
+    where = absolute(path) if path else b""
+    _show_entries(with_grid(home, lambda grid: _directory(grid, number, where)), as_json=as_json)
+
+
+def _list_backups(rows: Rows, *, as_json: bool) -> None:
+    backups = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+    if as_json:
+        dump([each | {"started": time_text(each["started_ns"] or 0)} for each in backups])
+        return
+    table(
+        ["backup", "name", "client", "started", "state", "files", "read", "stored", "warnings"],
+        [
+            [
+                *(each["backup"], each["name"], each["client"], time_text(each["started_ns"] or 0)),
+                *(each["state"], each["files"], size_text(each["bytes_read"])),
+                *(size_text(each["bytes_stored"]), each["warnings"]),
+            ]
+            for each in backups
+        ],
+    )
+
+
+async def _directory(grid: GridConnection, number: int, path: bytes) -> list[Entry]:
+    """Entries of a directory; without a path of the first one that is more than a way to the roots."""
+    from staddle.errors import NotFound
+    from staddle.wire.ops.reading import LIST_DIRECTORY, QUERY, ListDirectory, Query
+
+    if not number:
+        newest = await grid.manager.call(QUERY, Query(sql=_LATEST))
+        number = newest.rows[0][0] or 0
+        if not number:
+            raise NotFound("there is no finished backup", hint="`staddle ls` shows all of them")
+    here = path or b"/"
+    while True:
+        request = ListDirectory(backup=number, path=here)
+        entries = _entries(await grid.manager.call(LIST_DIRECTORY, request))
+        above_roots = len(entries) == 1 and not entries[0]["manifest"]
+        if path or not above_roots or entries[0]["path"] == here:
+            return entries
+        here = entries[0]["path"]
+
+
+def _entries(rows: Rows) -> list[Entry]:
+    return [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+
+
+def _show_entries(entries: list[Entry], *, as_json: bool, with_backup: bool = False) -> None:
+    if as_json:
+        dump([_document(entry) for entry in entries])
+        return
+    rows = [
+        [
+            *([entry["backup"]] if with_backup else []),
+            *(_mode(entry), entry["uid"], entry["gid"], entry["size_bytes"], time_text(entry["mtime_ns"])),
+            path_text(entry["path"]) + (f" -> {entry['link']}" if entry["link"] else ""),
+        ]
+        for entry in entries
+    ]
+    heads = ["mode", "uid", "gid", "bytes", "modified", "path"]
+    table(["backup", *heads] if with_backup else heads, rows)
+
+
+def _mode(entry: Entry) -> str:
+    return _LETTERS.get(entry["type"], "-") + stat.filemode(entry["mode"])[1:]
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    from staddle.client.progress import path_fields
+
+    return {
+        "backup": entry["backup"],
+        **path_fields(entry["path"]),
+        "type": _TYPES.get(entry["type"], "other"),
+        "mode": entry["mode"],
+        "uid": entry["uid"],
+        "gid": entry["gid"],
+        "size_bytes": entry["size_bytes"],
+        "mtime_ns": entry["mtime_ns"],
+        "modified": time_text(entry["mtime_ns"]),
+        "link": entry["link"],
+    }
+
+
+@click.command()
+@click.argument("pattern")
+@click.option("--backup", type=click.IntRange(1), help="Only in this backup.")
+@click.option(
+    "--limit", type=click.IntRange(1, _ROWS_MAX), default=10_000, show_default=True, help="At most."
+)
+@grid_options
+def find(pattern: str, backup: int | None, limit: int, home: str | None, as_json: bool) -> None:
+    """Find files in all backups: names that contain PATTERN, or match it if it has `*`, `?` or `[`.
+
+    With a `/` in it the pattern is for whole paths.
+    """
+    from staddle.wire.ops.reading import FIND, Find
+
+    request = Find(pattern=pattern, backup=backup or 0, limit=limit)
+    rows = with_grid(home, lambda grid: grid.manager.call(FIND, request, timeout_s=120.0))
+    _show_entries(_entries(rows), as_json=as_json, with_backup=True)
+
+
+@click.command()
+@click.argument("statement", metavar="QUERY")
+@click.option("--limit", type=click.IntRange(1, _ROWS_MAX), default=10_000, show_default=True, help="Rows.")
+@grid_options
+def sql(statement: str, limit: int, home: str | None, as_json: bool) -> None:
+    """Query the catalog: one SELECT over its documented views, such as v_backups and v_files."""
+    rows = query(home, statement, limit=limit)
+    if as_json:
+        dump({"columns": rows.columns, "rows": rows.rows})
+    else:
+        table(rows.columns, [["" if cell is None else _cell(cell) for cell in row] for row in rows.rows])
+
+
+def _cell(value: object) -> object:
+    return path_text(value) if isinstance(value, bytes) else value

@@ -1,0 +1,157 @@
+"""`staddle init`, `up`, `down` and `status`: a grid in one command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import click
+import msgspec
+
+from staddle.cli.output import size_text, table
+from staddle.errors import StaddleError
+
+home_option = click.option("--home", envvar="STADDLE_HOME", help="The grid's home (STADDLE_HOME).")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+
+
+@click.command()
+@click.option("--home", envvar="STADDLE_HOME", help="An empty or new directory (STADDLE_HOME).")
+@click.option("--agents", default=1, show_default=True, help="How many agents, and as many media.")
+@json_option
+def init(home: str | None, agents: int, as_json: bool) -> None:
+    """Make a new grid: home, configuration, certificates, keys, directories for its media.
+
+    With one agent there is one medium and one copy. With more, every agent reaches all media and each backup
+    has two copies. The recovery key is printed once: with it and the media alone everything can be brought
+    back.
+    """
+    from staddle.daemon.setup import initialise
+    from staddle.ids import Ids
+
+    where = os.path.abspath(home or os.path.join(os.path.expanduser("~"), ".staddle"))
+    recovery = initialise(where, agents, Ids())
+    if as_json:
+        click.echo(json.dumps({"home": where, "agents": agents, "recovery_key": recovery}))
+        return
+    click.echo(
+        f"A grid was made in {where}.\n\nIts recovery key, to be kept on paper, away from this host:\n"
+    )
+    click.echo(f"  {recovery}\n\nNext: staddle up --home {where}")
+
+
+@click.command()
+@home_option
+@json_option
+def up(home: str | None, as_json: bool) -> None:
+    """Start what is missing of this home's daemons. What runs is left alone."""
+    from staddle.client.connection import home_from_environment
+    from staddle.config import load
+    from staddle.daemon.supervise import start_missing
+
+    started = start_missing(load(home_from_environment(home)))
+    if as_json:
+        click.echo(json.dumps([msgspec.to_builtins(run) for run in started]))
+        return
+    for run in started:
+        click.echo(f"{run.part} is up (pid {run.pid})")
+    if not started:
+        click.echo("everything runs already")
+
+
+@click.command()
+@home_option
+@json_option
+def down(home: str | None, as_json: bool) -> None:
+    """Stop this home's daemons, agents first."""
+    from staddle.client.connection import home_from_environment
+    from staddle.config import load
+    from staddle.daemon.supervise import stop_all
+
+    stopped = stop_all(load(home_from_environment(home)))
+    if as_json:
+        click.echo(json.dumps(stopped))
+        return
+    for part in stopped:
+        click.echo(f"{part} is down")
+    if not stopped:
+        click.echo("nothing runs")
+
+
+@click.command()
+@home_option
+@json_option
+def status(home: str | None, as_json: bool) -> None:
+    """Manager, agents and media, and how they are. Works when the manager is down, too."""
+    from staddle.client.connection import home_from_environment
+    from staddle.config import load
+
+    settings = load(home_from_environment(home))
+    document = asyncio.run(_status(settings))
+    if as_json:
+        click.echo(json.dumps(document))
+        return
+    manager = document["manager"]
+    click.echo(f"manager {manager['state']}  {manager['url']}  pid {manager['pid'] or '-'}")
+    table(
+        ["agent", "state", "url", "pid"],
+        [[a["name"], a["state"], a["url"], a["pid"]] for a in document["agents"]],
+    )
+    rows = [
+        [m["name"], m["state"], m["plugin"], size_text(m["free_bytes"]), m["path"]] for m in document["media"]
+    ]
+    table(["medium", "state", "plugin", "free", "path"], rows)
+    for medium in document["media"]:
+        if medium["message"]:
+            click.echo(f"{medium['name']}: {medium['message']}", err=True)
+
+
+async def _status(settings: Any) -> dict[str, Any]:
+    from staddle.client.connection import GridConnection, local_settings
+    from staddle.daemon import runfiles
+    from staddle.wire.ops.admin import STATUS, Status
+
+    home = settings.home
+    found = None
+    try:
+        async with GridConnection(local_settings(home)) as grid:
+            found = await grid.manager.call(STATUS, Status(), timeout_s=5.0)
+    except StaddleError as error:
+        problem = error.message
+    run = runfiles.running(home, "manager")
+    manager = {
+        "pid": run.pid if run else 0,
+        "pids": run.pids if run else [],
+        "url": settings.manager.listen,
+        "state": found.state if found else ("silent" if run else "down"),
+    }
+    agents = []
+    for name, agent in settings.agent.items():
+        run = runfiles.running(home, f"agent-{name}")
+        known = next((each for each in found.agents if each.name == name), None) if found else None
+        state = known.state if known and run else ("unknown" if run else "down")
+        agents.append(
+            {
+                "name": name,
+                "pid": run.pid if run else 0,
+                "pids": run.pids if run else [],
+                "url": agent.listen,
+                "state": state,
+            }
+        )
+    media = [
+        {
+            "name": name,
+            "plugin": medium.plugin,
+            "state": "unknown",
+            "path": str(medium.options.get("path", "")),
+            "free_bytes": 0,
+            "message": "" if found else f"the manager does not answer: {problem}",
+        }
+        for name, medium in settings.medium.items()
+    ]
+    if found:
+        media = [msgspec.to_builtins(medium) for medium in found.media]
+    return {"manager": manager, "agents": agents, "media": media}

@@ -1,0 +1,61 @@
+"""What the commands of daily use share: the options, and a connection to the grid round their work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from staddle.client.connection import GridConnection
+    from staddle.wire.ops.jobs import Rows
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def grid_options(command: Command) -> Command:
+    """Add `--home` and `--json`."""
+    command = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")(command)
+    return click.option("--home", metavar="DIR", help="The grid's home; else STADDLE_HOME, else ~/.staddle.")(
+        command
+    )
+
+
+def with_grid(home: str | None, work: Callable[[GridConnection], Awaitable[T]]) -> T:
+    """Connect, do the work, close. Raises the one error that ended it, never a group."""
+    from staddle.client.backup import unwrap
+    from staddle.client.connection import GridConnection, home_from_environment, local_settings
+
+    settings = local_settings(home_from_environment(home))
+
+    async def connected() -> T:
+        async with GridConnection(settings) as grid:
+            return await work(grid)
+
+    try:
+        return asyncio.run(connected())
+    except BaseExceptionGroup as group:
+        raise unwrap(group) from None
+
+
+def query(home: str | None, sql: str, *parameters: Any, limit: int = 10_000) -> Rows:
+    """Rows of a read-only query over the documented views."""
+    from staddle.wire.ops.reading import QUERY, Query
+
+    request = Query(sql=sql, parameters=parameters, limit=limit)
+    return with_grid(home, lambda grid: grid.manager.call(QUERY, request, timeout_s=120.0))
+
+
+def dump(document: Any) -> None:
+    """One JSON document on stdout. Bytes and times become text."""
+    click.echo(json.dumps(document, default=_plain))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)

@@ -1,0 +1,1 @@
+"""The client: scan, backup, restore, metadata."""

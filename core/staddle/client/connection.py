@@ -1,0 +1,133 @@
+"""How a client finds its grid: the manager, and the agents that it is sent to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from staddle.api.transport import Credentials
+from staddle.config import home_paths, load
+from staddle.errors import ConfigError, PathLost, StaddleError
+from staddle.wire.endpoint import connect
+from staddle.wire.link import Link
+from staddle.wire.messages import Hello
+from staddle.wire.redial import Redial
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the grid is and who we are in it.
+
+    Attributes:
+        name: who we are on a link, as a certificate says.
+        host: under this name the backups of this client are kept.
+        role: `client`, or `admin` on the grid's own host.
+        grid: 16-byte grid id.
+        manager_urls: tried in this order.
+        credentials: certificate for `tcp`.
+    """
+
+    name: str
+    host: str
+    role: str
+    grid: bytes
+    manager_urls: list[str]
+    credentials: Credentials
+
+
+def host_name() -> str:
+    """This host's name in a form that a grid takes."""
+    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())
+    return plain.strip("-._")[:64] or "localhost"
+
+
+class GridConnection:
+    """The manager's link, and links to agents on demand. Belongs to one event loop."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+        self._hello = Hello(name=settings.name, role=settings.role, grid=settings.grid)
+        self.manager = Redial(settings.manager_urls, settings.credentials, self._hello, expect_role="manager")
+
+    async def __aenter__(self) -> Self:
+        """Prove that the manager is there. Raises PathLost with what to do."""
+        try:
+            await self.manager.link(CONNECT_TIMEOUT_S)
+        except StaddleError as error:
+            if error.code != "PATH_LOST":
+                raise
+            raise PathLost(
+                f"the manager does not answer: {error.message}",
+                hint="start the grid with `staddle up`, or see `staddle status`",
+                retry="after",
+            ) from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.manager.close()
+
+    async def dial(self, agent: str, urls: list[str]) -> Link:
+        """A new link to an agent by the first URL that works. Raises what the last one said."""
+        last: StaddleError = PathLost(f"agent {agent!r} has no address that this host can use")
+        for url in urls:
+            if not usable(url):
+                continue
+            try:
+                return await connect(
+                    url,
+                    self.settings.credentials,
+                    self._hello,
+                    expect_role="agent",
+                    expect_name=agent,
+                    timeout_s=CONNECT_TIMEOUT_S,
+                )
+            except StaddleError as error:
+                last = error
+        raise last
+
+
+def usable(url: str) -> bool:
+    """Can this host try the URL: a local socket must be here, and ours to use."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return True
+    return sys.platform != "win32" and os.access(parts.path, os.R_OK | os.W_OK)
+
+
+def home_from_environment(home: str | None) -> str:
+    """The grid's home: the option, else STADDLE_HOME, else the user's own. Raises ConfigError for none."""
+    chosen = home or os.environ.get("STADDLE_HOME") or os.path.join(os.path.expanduser("~"), ".staddle")
+    if not os.path.exists(os.path.join(chosen, "staddle.toml")):
+        raise ConfigError(
+            f"there is no grid in {chosen!r}",
+            hint="make one with `staddle init --home DIR`, or say where it is with --home or STADDLE_HOME",
+        )
+    return os.path.abspath(chosen)
+
+
+def local_settings(home: str) -> ClientSettings:
+    """The administrator of a grid on its own host: by local socket, or by its certificate."""
+    settings = load(home)
+    paths = home_paths(home)
+    directory = os.path.join(paths.pki, "admin")
+    credentials = Credentials(
+        ca_file=os.path.join(directory, "ca.crt"),
+        cert_file=os.path.join(directory, "own.crt"),
+        key_file=os.path.join(directory, "own.key"),
+    )
+    socket_path = os.path.join(paths.run, "manager.sock")
+    urls = [f"unix://{socket_path}"] if usable(f"unix://{socket_path}") else []
+    return ClientSettings(
+        name="admin",
+        host=host_name(),
+        role="admin",
+        grid=bytes.fromhex(settings.grid.id),
+        manager_urls=[*urls, settings.manager.listen],
+        credentials=credentials,
+    )

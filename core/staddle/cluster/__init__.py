@@ -1,0 +1,1 @@
+"""Built-in cluster manager: a single node that holds a file lock."""

@@ -1,0 +1,1 @@
+"""An agent: a control process for presence and health, a data process for streams and reads."""

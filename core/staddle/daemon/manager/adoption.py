@@ -1,0 +1,141 @@
+"""From configuration to log: pools, and media once an agent has seen what is on them.
+
+A medium enters the log with the volume that its label names, so a manager that lost its log takes up the
+very volumes that it had. Such a manager must be rebuilt before it serves (`staddle catalog rebuild`): it
+would give numbers of old backups to new ones. A durable marker says so across restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from staddle.api.types import Label
+from staddle.config import home_paths
+from staddle.daemon.manager.core import Manager
+from staddle.data import label as label_format
+from staddle.dedup.ownermap import OwnerMap
+from staddle.engine import ops
+from staddle.engine.configure import decide_medium, decide_owner_map, decide_pool
+from staddle.engine.state import GridState
+from staddle.errors import ConfigError, StaddleError, Unavailable
+from staddle.platform.durable import write_file_durable
+
+log = logging.getLogger(__name__)
+
+
+def label_of(state: GridState, medium: str) -> bytes:
+    """The text of a medium's label: the same whenever it is asked for."""
+    volume = state.media[medium].volume
+    # The volume's id was made when the medium was first seen: its time is the label's (RFC 9562).
+    created_ns = int.from_bytes(volume[:6], "big") * 1_000_000
+    return label_format.encode(Label(grid=state.grid, medium=medium, volume=volume, created_ns=created_ns))
+
+
+class Adoption:
+    """Brings configured media and pools into the log."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._turn = asyncio.Lock()
+        self._marker = os.path.join(home_paths(manager.settings.home).manager, "rebuild-needed")
+        self.problems: dict[str, str] = {}
+
+    @property
+    def rebuild_needed(self) -> bool:
+        """Was a labelled medium found that the log knows nothing of."""
+        return os.path.exists(self._marker)
+
+    def rebuilt(self) -> None:
+        """The log knows again what is on the media."""
+        if os.path.exists(self._marker):
+            os.unlink(self._marker)
+
+    def check_serving(self) -> None:
+        """Raise Unavailable while a rebuild is due."""
+        if self.rebuild_needed:
+            raise Unavailable(
+                "the manager's log was lost: the media hold backups that it does not know",
+                hint="run `staddle catalog rebuild`",
+                retry="operator",
+            )
+
+    async def begin(self) -> None:
+        """What needs no agent: the owner map, and pools whose media are known."""
+        if not self._manager.state.owner_map:
+            await self._manager.change(decide_owner_map, 1, OwnerMap.everyone().to_bytes())
+        await self._sync_known()
+        await self._sync_pools()
+
+    async def adopt(self, labels: dict[str, bytes]) -> None:
+        """Take up media as an agent found them: text of the label, or empty for a place without one."""
+        async with self._turn:
+            for name, text in labels.items():
+                if name not in self._manager.settings.medium:
+                    continue
+                try:
+                    await self._adopt_one(name, text)
+                    self.problems.pop(name, None)
+                except StaddleError as error:
+                    self.problems[name] = str(error)
+                    log.error("medium %s is not used: %s", name, error)
+            await self._sync_pools()
+
+    async def _adopt_one(self, name: str, text: bytes) -> None:
+        state = self._manager.state
+        label = label_format.decode(text) if text else None
+        if label is not None and label.grid != state.grid:
+            raise ConfigError(
+                f"medium {name!r} holds a volume of another grid, {label.grid.hex()}",
+                hint="configure another place for it, or remove that volume",
+            )
+        if label is not None and label.medium != name:
+            raise ConfigError(
+                f"medium {name!r} holds the volume of medium {label.medium!r}",
+                hint="two media were exchanged: see their options in staddle.toml",
+            )
+        if name in state.media:
+            if label is not None and label.volume != state.media[name].volume:
+                raise ConfigError(f"medium {name!r} holds another volume than the one that the log knows")
+            return
+        if label is not None and not state.backups and not self.rebuild_needed:
+            write_file_durable(self._marker, b"staddle catalog rebuild\n")
+        volume = label.volume if label is not None else self._manager.ids.new_id()
+        await self._manager.change(decide_medium, self._medium_op(name, volume))
+
+    async def _sync_known(self) -> None:
+        for name, medium in list(self._manager.state.media.items()):
+            if name in self._manager.settings.medium:
+                await self._manager.change(decide_medium, self._medium_op(name, medium.volume))
+
+    def _medium_op(self, name: str, volume: bytes) -> ops.MediumSet:
+        settings = self._manager.settings
+        medium = settings.medium[name]
+        return ops.MediumSet(
+            name=name,
+            plugin=medium.plugin,
+            volume=volume,
+            failure_domain=medium.failure_domain,
+            agents=[agent for agent in settings.agent if name in settings.media_of(agent)],
+        )
+
+    async def _sync_pools(self) -> None:
+        known = self._manager.state.media
+        for name, pool in self._manager.settings.pool.items():
+            media = [medium for medium in pool.media if medium in known]
+            if len(media) < len(pool.media) and len(media) < pool.copies:
+                continue  # too few of its media were seen yet
+            op = ops.PoolSet(
+                name=name,
+                media=media,
+                domain=pool.domain,
+                copies=pool.copies,
+                min_copies=pool.min_copies,
+                policy=pool.policy,
+                agents=[],
+                wait_busy_s=int(pool.wait_busy_s),
+                wait_offline_s=int(pool.wait_offline_s),
+                segment_bytes=pool.segment_bytes,
+            )
+            await self._manager.change(decide_pool, op)

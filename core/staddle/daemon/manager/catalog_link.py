@@ -1,0 +1,179 @@
+"""The manager's side of its catalog: starts the owner process, feeds it, asks it.
+
+The feed is the log itself: what the catalog has applied is in its own file, so after any crash the records
+above that are read from the log again. Nothing that clients wait for waits for the catalog, except questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections import deque
+from subprocess import Popen
+from typing import Any
+
+import msgspec
+
+from staddle.api.catalog import Record
+from staddle.daemon.manager.core import Manager
+from staddle.daemon.setup import Identities
+from staddle.errors import StaddleError, Unavailable
+from staddle.platform import process
+from staddle.wire.endpoint import connect
+from staddle.wire.link import Link
+from staddle.wire.messages import Hello
+from staddle.wire.ops.catalog import APPLY, ASK, INGEST, Apply, Ask, Ingest
+
+log = logging.getLogger(__name__)
+
+BATCH_RECORDS = 500
+FEED_PAUSE_S = 0.05
+START_TIMEOUT_S = 60.0
+ASK_TIMEOUT_S = 120.0
+INGEST_QUEUE_BYTES_MAX = 256 << 20
+
+
+class CatalogLink:
+    """One catalog process, and what it still has to be told."""
+
+    def __init__(self, manager: Manager, identities: Identities, home: str) -> None:
+        self._manager = manager
+        self._identities = identities
+        self._home = home
+        self._child: Popen[bytes] | None = None
+        self._link: Link | None = None
+        self._pending: deque[Record] = deque()
+        self._manifests: deque[tuple[int, bytes, bytes]] = deque()
+        self._manifest_bytes = 0
+        self._wake = asyncio.Event()
+        self._fed = asyncio.Condition()
+        self.applied_lsn = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the owner process."""
+        return self._child.pid if self._child is not None else 0
+
+    async def start(self) -> None:
+        """Start the owner and catch up with the log. Raises Unavailable if it does not come up."""
+        argv = [sys.executable, "-m", "staddle", "daemon", "catalog", "--home", self._home]
+        self._child = process.spawn_child(argv)
+        url = await self._first_line(self._child)
+        hello = Hello(name="manager", role="manager", grid=self._identities.grid)
+        credentials = self._identities.credentials("manager")
+        self._link = await connect(url, credentials, hello, expect_role="manager")
+        reply = await self._link.request(APPLY.name, Apply(count=0))
+        self.applied_lsn = APPLY.decode(reply).lsn
+        # Nothing is logged before the manager serves, so no record falls between the two.
+        missed = await asyncio.to_thread(lambda: list(self._manager.oplog.replay(self.applied_lsn)))
+        self._pending.extend(missed)
+        self._manager.subscribe(self._on_records)
+        self._task = asyncio.create_task(self._feed())
+
+    async def _first_line(self, child: Popen[bytes]) -> str:
+        assert child.stdout is not None
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                line = await asyncio.to_thread(child.stdout.readline)
+        except TimeoutError:
+            line = b""
+        if not line:
+            raise Unavailable("the catalog's process did not start", hint="see log/manager.out in the home")
+        return line.decode().strip()
+
+    # --- feeding ------------------------------------------------------------------------------------
+
+    def _on_records(self, records: list[Record]) -> None:
+        last = self._pending[-1].lsn if self._pending else self.applied_lsn
+        self._pending.extend(record for record in records if record.lsn > last)
+        self._wake.set()
+
+    def add_manifest(self, backup: int, manifest: bytes, plain: bytes) -> None:
+        """Take in the files of a committed segment, soon. Beyond the bound they are read from the media."""
+        if self._manifest_bytes + len(plain) <= INGEST_QUEUE_BYTES_MAX:
+            self._manifests.append((backup, manifest, plain))
+            self._manifest_bytes += len(plain)
+            self._wake.set()
+
+    async def _feed(self) -> None:
+        while True:
+            try:
+                await self._feed_once()
+            except StaddleError as error:
+                if self._link is None or self._link.error is not None:
+                    log.error("the catalog is gone: %s", error)
+                    return
+                log.error("the catalog refused: %s", error)
+                await asyncio.sleep(1.0)
+            if not self._pending and not self._manifests:
+                await self._wake.wait()
+                self._wake.clear()
+                await asyncio.sleep(FEED_PAUSE_S)  # a little company makes one transaction of many records
+
+    async def _feed_once(self) -> None:
+        if self._pending:
+            batch = [self._pending[at] for at in range(min(BATCH_RECORDS, len(self._pending)))]
+            link = self._alive()
+            reply = await link.request(
+                APPLY.name, Apply(count=len(batch)), msgspec.msgpack.encode(batch), timeout_s=ASK_TIMEOUT_S
+            )
+            async with self._fed:
+                self.applied_lsn = APPLY.decode(reply).lsn
+                while self._pending and self._pending[0].lsn <= self.applied_lsn:
+                    self._pending.popleft()
+                self._fed.notify_all()
+        elif self._manifests:
+            backup, manifest, plain = self._manifests[0]
+            request = Ingest(backup=backup, manifest=manifest)
+            await self._alive().request(INGEST.name, request, plain, timeout_s=ASK_TIMEOUT_S)
+            async with self._fed:
+                self._manifests.popleft()
+                self._manifest_bytes -= len(plain)
+                self._fed.notify_all()
+
+    async def settled(self, timeout_s: float = ASK_TIMEOUT_S) -> None:
+        """Wait until the catalog has all that was durable when this was called. Raises Unavailable."""
+        lsn = self._manager.core.durable_lsn
+        try:
+            async with asyncio.timeout(timeout_s), self._fed:
+                self._wake.set()
+                await self._fed.wait_for(lambda: self.applied_lsn >= lsn and not self._manifests)
+        except TimeoutError:
+            raise Unavailable(
+                f"the catalog is at record {self.applied_lsn} of {lsn}", hint="ask again a little later"
+            ) from None
+
+    # --- asking -------------------------------------------------------------------------------------
+
+    def _alive(self) -> Link:
+        if self._link is None or self._link.error is not None:
+            raise Unavailable(
+                "the catalog's process is gone", hint="restart the manager: `staddle down`, `up`"
+            )
+        return self._link
+
+    async def ask(self, method: str, **arguments: Any) -> Any:
+        """A question to the catalog, answered with all that is durable now."""
+        await self.settled()
+        request = Ask(method=method, arguments=arguments)
+        reply = await self._alive().request(ASK.name, request, timeout_s=ASK_TIMEOUT_S)
+        return ASK.decode(reply).value
+
+    async def stop(self) -> None:
+        """Feed what waits, then let the process end with its pipe."""
+        with contextlib.suppress(StaddleError):
+            await self.settled(10.0)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._link is not None:
+            await self._link.close()
+        if self._child is not None:
+            assert self._child.stdin is not None
+            assert self._child.stdout is not None
+            self._child.stdin.close()
+            await asyncio.to_thread(self._child.wait, 30.0)
+            self._child.stdout.close()

@@ -1,0 +1,375 @@
+"""Jobs as clients and agents see them: the engine's answers, signed tickets, seals, files that were lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any
+
+import msgspec
+import zstandard
+
+from staddle.api.types import Kind
+from staddle.daemon.manager.adoption import Adoption
+from staddle.daemon.manager.catalog_link import CatalogLink
+from staddle.daemon.manager.core import Manager
+from staddle.daemon.manager.presence import Presence
+from staddle.data.crypto import DomainKeys
+from staddle.data.seal import Seal, StreamEnd, encode_seal
+from staddle.engine.jobs import decide_sealed, ended_of
+from staddle.engine.messages import (
+    Assign,
+    Assigned,
+    Commit,
+    CommitOk,
+    CopyOf,
+    CreateJob,
+    Ended,
+    FinishJob,
+    JobCreated,
+    JobEnded,
+    RenewJob,
+    SealNeeded,
+    Short,
+    Stale,
+    StoredObject,
+)
+from staddle.engine.tables import ACTIVE, Job, JobState
+from staddle.errors import Denied, NotFound, StaddleError, Unavailable
+from staddle.wire.handlers import Call, Handlers
+from staddle.wire.ops import jobs as wire
+from staddle.wire.ops.base import Nothing, register
+from staddle.wire.ops.data import PUT_OBJECT, PutObject
+from staddle.wire.tickets import TicketSigner
+
+log = logging.getLogger(__name__)
+
+MANIFEST_BYTES_MAX = 256 << 20
+LOST_NAMES_MAX = 1000
+SEAL_TRIES = 5
+SEAL_PAUSE_S = 1.0
+
+
+class JobDesk:
+    """Answers what concerns running jobs."""
+
+    def __init__(
+        self,
+        *,
+        manager: Manager,
+        adoption: Adoption,
+        presence: Presence,
+        catalog: CatalogLink,
+        signer: TicketSigner,
+        domains: dict[str, DomainKeys],
+    ) -> None:
+        self._manager = manager
+        self._adoption = adoption
+        self._presence = presence
+        self._catalog = catalog
+        self._signer = signer
+        self._domains = domains
+        self._seen: dict[int, wire.Renew] = {}
+        self._sealing: dict[int, asyncio.Task[JobEnded]] = {}
+
+    def install(self, handlers: Handlers) -> None:
+        """Add the operations."""
+        register(handlers, wire.CREATE_JOB, self._create)
+        register(handlers, wire.ASSIGN, self._assign)
+        register(handlers, wire.COMMIT, self._commit)
+        register(handlers, wire.CLOSE_STREAM, self._close_stream)
+        register(handlers, wire.REPORT_FAILOVER, self._report_failover)
+        register(handlers, wire.RENEW_JOB, self._renew)
+        register(handlers, wire.FINISH_JOB, self._finish)
+        register(handlers, wire.CANCEL_JOB, self._cancel)
+        register(handlers, wire.LIST_JOBS, self._list)
+
+    # --- begin ------------------------------------------------------------------------------------
+
+    async def _create(self, call: Call) -> wire.JobOpened:
+        self._adoption.check_serving()
+        request: CreateJob = call.args
+        if call.peer.role == "client" and request.client != call.peer.name:
+            raise Denied(f"client {call.peer.name!r} can't back up as {request.client!r}")
+        state = self._manager.state
+        if not request.pool:
+            request = msgspec.structs.replace(request, pool=self._only_pool())
+        elif request.pool not in state.pools:
+            known = ", ".join(sorted(state.pools)) or "none is usable yet"
+            raise NotFound(f"there is no pool {request.pool!r}", hint=f"pools: {known}")
+        created: JobCreated = await self._manager.ask(request)
+        base = state.backups.get(created.base_backup)
+        return wire.JobOpened(
+            created=created,
+            base_started_ns=base.started_ns if base else 0,
+            lease_s=self._manager.core.health.limits.job_lease_ns / 1e9,
+            segment_bytes=state.pools[request.pool].segment_bytes,
+        )
+
+    def _only_pool(self) -> str:
+        pools = sorted(self._manager.state.pools)
+        if len(pools) == 1:
+            return pools[0]
+        if "default" in pools:
+            return "default"
+        if not pools:
+            problems = "; ".join(self._adoption.problems.values())
+            raise Unavailable(
+                f"no pool is usable yet{': ' + problems if problems else ''}", hint="see `staddle status`"
+            )
+        raise NotFound(
+            "several pools and none is called 'default'", hint=f"--pool, one of {', '.join(pools)}"
+        )
+
+    def _own(self, call: Call, number: int) -> Job:
+        job = self._manager.state.jobs.get(number)
+        if job is None:
+            raise NotFound(f"there is no job {number}", hint="`staddle job list` shows them")
+        if call.peer.role == "client" and job.client != call.peer.name:
+            raise Denied(f"job {number} is another client's")
+        return job
+
+    # --- streams ------------------------------------------------------------------------------------
+
+    async def _assign(self, call: Call) -> wire.AssignAnswer:
+        request: Assign = call.args
+        self._own(call, request.job)
+        reply = await self._manager.ask(request)
+        signed = b""
+        if isinstance(reply, Assigned):
+            signed = self._signer.sign(msgspec.msgpack.encode(reply.ticket))
+        return wire.AssignAnswer(reply=reply, signed=signed)
+
+    async def _commit(self, call: Call) -> wire.CommitAnswer:
+        commit: Commit = call.args
+        if commit.agent != call.peer.name:
+            raise Denied(f"agent {call.peer.name!r} can't commit as {commit.agent!r}")
+        reply = await self._manager.ask(commit)
+        if isinstance(reply, CommitOk) and not reply.repeat and call.payload:
+            self._ingest(commit, bytes(call.payload))
+        return wire.CommitAnswer(reply=reply)
+
+    def _ingest(self, commit: Commit, packed: bytes) -> None:
+        try:
+            plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=MANIFEST_BYTES_MAX)
+        except zstandard.ZstdError as error:
+            log.warning(
+                "job %d: a manifest that can't be unpacked is read from its medium: %s", commit.job, error
+            )
+            return
+        self._catalog.add_manifest(self._manager.state.jobs[commit.job].backup, commit.manifest.id, plain)
+
+    async def _close_stream(self, call: Call) -> wire.CloseAnswer:
+        self._own(call, call.args.job)
+        reply = await self._manager.ask(call.args)
+        if isinstance(reply, Stale):
+            reply = Ended(state="stale", message=f"the stream stands at record {reply.next_seq}")
+        return wire.CloseAnswer(reply=reply)
+
+    async def _report_failover(self, call: Call) -> Nothing:
+        self._own(call, call.args.job)
+        # Nobody waits for this record: it only completes the job's report.
+        self._manager.report(call.args)
+        return Nothing()
+
+    async def _renew(self, call: Call) -> wire.JobState:
+        seen: wire.Renew = call.args
+        job = self._own(call, seen.job)
+        answer = await self._manager.ask(RenewJob(job=seen.job, session=seen.session))
+        if isinstance(answer, Ended):
+            return wire.JobState(job=seen.job, state=answer.state, message=answer.message)
+        self._seen[seen.job] = seen
+        return wire.JobState(job=seen.job, state=job.state.value)
+
+    # --- end ----------------------------------------------------------------------------------------
+
+    async def _finish(self, call: Call) -> wire.Finished:
+        self._own(call, call.args.job)
+        reply = await self._manager.ask(call.args)
+        if isinstance(reply, Stale):
+            raise StaddleError(
+                f"job {call.args.job} has open streams, or belongs to another process", code="NOT_DONE"
+            )
+        if isinstance(reply, SealNeeded):
+            reply = await asyncio.shield(self._seal(reply))
+        return await self._finished(reply)
+
+    def _seal(self, needed: SealNeeded) -> asyncio.Task[JobEnded]:
+        """One task per job, whoever asks for it and how often."""
+        task = self._sealing.get(needed.job)
+        if task is None:
+            task = asyncio.create_task(self._store_seal(needed))
+            self._sealing[needed.job] = task
+            task.add_done_callback(lambda _: self._sealing.pop(needed.job, None))
+        return task
+
+    async def _store_seal(self, needed: SealNeeded) -> JobEnded:
+        for _ in range(SEAL_TRIES):
+            stored = await self._put_seal(needed)
+            if stored is not None:
+                answer = await self._manager.change(
+                    decide_sealed, needed.job, stored, needed.state, time.time_ns()
+                )
+                if isinstance(answer, JobEnded):
+                    return answer
+                if isinstance(answer, SealNeeded):
+                    needed = answer
+                    continue
+                assert isinstance(answer, Short)
+            await asyncio.sleep(SEAL_PAUSE_S)
+        raise Unavailable(
+            f"the seal of job {needed.job} can't be stored now",
+            hint="the manager goes on trying; see `staddle status` for its media",
+        )
+
+    async def _put_seal(self, needed: SealNeeded) -> StoredObject | None:
+        """Store the seal on as many media as there are, over several agents if need be."""
+        keys = self._domains[needed.domain]
+        seal_id = self._manager.ids.new_id()
+        plain = encode_seal(_seal_of(needed, keys))
+        # One agent seals and stores on all the media it reaches: the bytes are the same everywhere.
+        for session in self._presence.serving():
+            reach = [m for m in needed.media if m in self._manager.settings.media_of(session.name)]
+            link = session.data_link()
+            if not reach or link is None:
+                continue
+            request = PutObject(kind=Kind.SEAL.value, id=seal_id, domain=needed.domain, media=reach)
+            try:
+                answer = PUT_OBJECT.decode(
+                    await link.request(PUT_OBJECT.name, request, plain, timeout_s=60.0)
+                )
+            except StaddleError as error:
+                log.warning("job %d: agent %s did not store the seal: %s", needed.job, session.name, error)
+                continue
+            if answer.copies:
+                copies = [CopyOf(medium, name) for medium, name in answer.copies]
+                return StoredObject(
+                    id=seal_id, size_bytes=answer.size_bytes, digest=answer.digest, copies=copies
+                )
+        return None
+
+    async def _finished(self, ended: JobEnded) -> wire.Finished:
+        state = self._manager.state
+        job, backup = state.jobs[ended.job], state.backups[ended.backup]
+        self._seen.pop(ended.job, None)
+        lost: list[bytes] = []
+        if ended.lost:
+            with contextlib.suppress(StaddleError):
+                lost = await self._catalog.ask("files_hit", backup=ended.backup, containers=ended.lost)
+        notes = []
+        short = [item for item, missing in state.repair_debt() if missing and item.domain == backup.domain]
+        mine = {ref for row in backup.segments for ref in (row.manifest, *row.ref_ids())}
+        debt = sum(item.id in mine for item in short)
+        if debt:
+            notes.append(f"{debt} objects have fewer copies than pool {job.pool!r} asks for")
+        return wire.Finished(
+            state=ended.state,
+            message=ended.message,
+            bytes_stored=backup.bytes_stored,
+            notes=notes,
+            lost=[bytes(path) for path in lost[:LOST_NAMES_MAX]],
+            lost_count=len(lost),
+        )
+
+    async def resume_sealing(self) -> None:
+        """Jobs that an earlier term has left without their seal."""
+        for number in list(self._manager.state.active):
+            job = self._manager.state.jobs[number]
+            if job.state is JobState.SEALING and number not in self._sealing:
+                reply: Any = await self._manager.ask(FinishJob(job=number, session=job.session))
+                if isinstance(reply, SealNeeded):
+                    with contextlib.suppress(StaddleError):
+                        await self._seal(reply)
+
+    async def _cancel(self, call: Call) -> wire.JobState:
+        job = self._own(call, call.args.job)
+        ended: JobEnded = await self._manager.ask(call.args)
+        return wire.JobState(job=job.id, state=ended.state, message=ended.message)
+
+    # --- showing --------------------------------------------------------------------------------------
+
+    async def _list(self, call: Call) -> wire.JobRows:
+        args: wire.ListJobs = call.args
+        state = self._manager.state
+        jobs = [self._own(call, args.job)] if args.job else list(reversed(state.jobs.values()))[: args.limit]
+        if call.peer.role == "client":
+            jobs = [job for job in jobs if job.client == call.peer.name]
+        return wire.JobRows([self._row(job) for job in jobs])
+
+    def _row(self, job: Job) -> wire.JobRow:
+        backup = self._manager.state.backups[job.backup]
+        seen = self._seen.get(job.id) if job.state in ACTIVE else None
+        return wire.JobRow(
+            job=job.id,
+            backup=job.backup,
+            client=job.client,
+            name=job.name,
+            pool=job.pool,
+            state=job.state.value,
+            message=ended_of(job).message,
+            started_ns=job.created_ns,
+            finished_ns=job.ended_ns,
+            files=backup.files,
+            bytes_read=backup.bytes_read,
+            bytes_stored=backup.bytes_stored,
+            seen_files=seen.files if seen else 0,
+            seen_bytes=seen.bytes_read if seen else 0,
+            total_bytes=seen.bytes_total if seen else 0,
+            paths=[
+                wire.PathRow(
+                    stream=stream.stream,
+                    state=stream.state.value,
+                    epoch=stream.epoch,
+                    agent=stream.agent,
+                    media=stream.media,
+                )
+                for stream in job.streams
+            ],
+            failovers=[
+                wire.FailoverRow(
+                    stream=row.stream,
+                    cause=row.cause,
+                    from_agent=row.from_agent,
+                    from_media=row.from_media,
+                    to_agent=row.to_agent,
+                    to_media=row.to_media,
+                    gap_s=max(row.gap_ns, 0) / 1e9,
+                    bytes_resent=row.bytes_resent,
+                    at_ns=row.at_ns,
+                    detail=row.detail,
+                )
+                for row in job.failovers
+            ],
+        )
+
+
+def _seal_of(needed: SealNeeded, keys: DomainKeys) -> Seal:
+    return Seal(
+        grid=keys.grid,
+        domain=keys.domain_id,
+        backup=needed.backup,
+        job=needed.job,
+        client=needed.client,
+        name=needed.name,
+        pool=needed.pool,
+        roots=needed.roots,
+        started_ns=needed.started_ns,
+        finished_ns=needed.finished_ns,
+        state="warnings" if needed.state == "warnings" else "complete",
+        files=needed.files,
+        dirs=needed.dirs,
+        bytes_read=needed.bytes_read,
+        bytes_stored=needed.bytes_stored,
+        warnings=needed.warnings,
+        streams=[
+            StreamEnd(
+                stream=end.stream,
+                segments=end.segments,
+                last_manifest_id=end.last_manifest or None,
+                last_manifest_digest=end.last_digest or None,
+            )
+            for end in needed.streams
+        ],
+    )

@@ -1,0 +1,240 @@
+"""The manager's control process, from its lease to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from staddle.api.cluster import ClusterManager
+from staddle.api.types import Lease
+from staddle.catalog.oplog import OpLog, highest_epoch
+from staddle.cluster.plugin import SingleConfig
+from staddle.config import Settings, home_paths, load
+from staddle.daemon import runfiles
+from staddle.daemon.manager.admin import AdminDesk
+from staddle.daemon.manager.adoption import Adoption
+from staddle.daemon.manager.catalog_link import CatalogLink
+from staddle.daemon.manager.core import Manager
+from staddle.daemon.manager.gc import Collector
+from staddle.daemon.manager.jobs import JobDesk
+from staddle.daemon.manager.presence import Presence
+from staddle.daemon.manager.reads import ReadDesk
+from staddle.daemon.manager.rebuild import Rebuilder
+from staddle.daemon.runfiles import RunFile
+from staddle.daemon.setup import Identities, local_url
+from staddle.engine import ops
+from staddle.engine.health import Health, HealthLimits
+from staddle.engine.lease import ManagerLease
+from staddle.engine.manager import ManagerCore
+from staddle.engine.state import GridState
+from staddle.errors import StaddleError
+from staddle.ids import Ids
+from staddle.obs import logs
+from staddle.platform.clock import lease_clock_ns
+from staddle.plugins import PluginRegistry
+from staddle.wire.endpoint import Server, serve
+from staddle.wire.handlers import Handlers
+from staddle.wire.messages import Hello
+from staddle.wire.tickets import TicketSigner
+
+log = logging.getLogger(__name__)
+
+LEASE_TTL_S = 15.0
+LEASE_MARGIN_S = 3.0
+TICK_S = 0.5
+COLLECT_EVERY_S = 60.0
+SNAPSHOT_RECORDS = 5000
+
+
+class Term:
+    """One manager's term over one home."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.paths = home_paths(settings.home)
+        self.identities = Identities(settings)
+        self.ids = Ids()
+        self.stop = asyncio.Event()
+        self._pids = [os.getpid()]
+        self.health = Health(HealthLimits(), lease_clock_ns())
+
+    async def run(self) -> None:
+        """Until it is stopped or fenced. Raises StaddleError for what ended it early."""
+        os.makedirs(self.paths.oplog, mode=0o700, exist_ok=True)
+        cluster = PluginRegistry().cluster_type("single").load()(SingleConfig(path=self.paths.manager))
+        started_ns = lease_clock_ns()
+        lease = cluster.acquire("manager", str(os.getpid()), LEASE_TTL_S, highest_epoch(self.paths.oplog))
+        held = ManagerLease(lease.epoch, int(LEASE_TTL_S * 1e9), int(LEASE_MARGIN_S * 1e9))
+        held.renewed(started_ns)
+        oplog = await asyncio.to_thread(OpLog, self.paths.oplog, self.identities.grid, lease.epoch)
+        try:
+            state = await asyncio.to_thread(_recover, oplog)
+            core = ManagerCore(state, held, self.health)
+            manager = Manager(self.settings, oplog, core, self.ids)
+            renewing = asyncio.create_task(self._renew(manager, cluster, lease, held))
+            try:
+                await self._serve(manager)
+            finally:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
+            await _snapshot(manager)
+        finally:
+            await asyncio.to_thread(oplog.close)
+            cluster.release(lease)
+
+    async def _renew(
+        self, manager: Manager, cluster: ClusterManager, lease: Lease, held: ManagerLease
+    ) -> None:
+        while True:
+            await asyncio.sleep(LEASE_TTL_S / 3)
+            started_ns = lease_clock_ns()
+            try:
+                await asyncio.to_thread(cluster.renew, lease)
+            except StaddleError as error:
+                held.fenced()
+                if not manager.failed.done():
+                    manager.failed.set_exception(error)
+                return
+            held.renewed(started_ns)
+
+    async def _serve(self, manager: Manager) -> None:
+        state = manager.state
+        await manager.begin()
+        if not state.grid:
+            await manager.change(lambda _: [ops.GridCreated(grid=self.identities.grid)])
+        catalog = CatalogLink(manager, self.identities, self.settings.home)
+        servers: list[Server] = []
+        try:
+            await catalog.start()
+            adoption = Adoption(manager)
+            await adoption.begin()
+            handlers, loops = self._assemble(manager, adoption, catalog)
+            servers = await self._listen(handlers)
+            tasks = [asyncio.create_task(loop) for loop in loops]
+            try:
+                await self._wait(manager)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            runfiles.withdraw(self.settings.home, "manager")
+            await asyncio.gather(*(server.close() for server in servers))
+            await catalog.stop()
+
+    def _assemble(
+        self, manager: Manager, adoption: Adoption, catalog: CatalogLink
+    ) -> tuple[Handlers, list[Coroutine[Any, Any, None]]]:
+        """The desks, behind one table of operations, and the loops that run beside them."""
+        handlers = Handlers()
+        signer = TicketSigner.at(self.identities.ticket_key_path)
+        domains = self.identities.domains()
+        presence = Presence(manager, adoption, signer.public_key, domains, self.identities.keyring())
+        jobs = JobDesk(
+            manager=manager,
+            adoption=adoption,
+            presence=presence,
+            catalog=catalog,
+            signer=signer,
+            domains=domains,
+        )
+        reads = ReadDesk(manager, adoption, presence, signer)
+        collector = Collector(manager, presence, domains)
+        admin = AdminDesk(
+            manager=manager,
+            adoption=adoption,
+            presence=presence,
+            catalog=catalog,
+            reads=reads,
+            collector=collector,
+            stop=self.stop,
+        )
+        rebuilder = Rebuilder(manager, adoption, presence, catalog, domains)
+        for desk in (presence, jobs, reads, admin, rebuilder):
+            desk.install(handlers)
+        self._pids = [os.getpid(), catalog.pid]
+        return handlers, [self._tick(manager, jobs), self._collect(collector)]
+
+    async def _listen(self, handlers: Handlers) -> list[Server]:
+        credentials = self.identities.credentials("manager")
+        hello = Hello(name="manager", role="manager", grid=self.identities.grid)
+        urls = [local_url(self.settings.home, "manager"), self.settings.manager.listen]
+        servers = [await serve(url, credentials, hello, handlers) for url in urls]
+        found = [server.url for server in servers]
+        run = RunFile(part="manager", pid=os.getpid(), pids=self._pids, urls=found)
+        runfiles.publish(self.settings.home, run)
+        log.info("manager is up at %s", ", ".join(found))
+        return servers
+
+    async def _wait(self, manager: Manager) -> None:
+        stopped = asyncio.ensure_future(self.stop.wait())
+        ends: list[asyncio.Future[Any]] = [stopped, manager.failed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if manager.failed.done():
+            manager.failed.result()
+
+    async def _tick(self, manager: Manager, jobs: JobDesk) -> None:
+        last_snapshot = manager.state.lsn
+        while True:
+            await asyncio.sleep(TICK_S)
+            with contextlib.suppress(StaddleError):
+                manager.tick()
+                await jobs.resume_sealing()
+            if manager.core.durable_lsn - last_snapshot >= SNAPSHOT_RECORDS:
+                last_snapshot = manager.core.durable_lsn
+                await _snapshot(manager)
+
+    async def _collect(self, collector: Collector) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_EVERY_S)
+            try:
+                await collector.collect()
+            except StaddleError as error:
+                log.warning("garbage collection: %s", error)
+
+
+def _recover(oplog: OpLog) -> GridState:
+    snapshot = oplog.newest_snapshot()
+    state = GridState.load(snapshot.state) if snapshot is not None else GridState()
+    for record in oplog.replay(state.lsn):
+        state.apply(record)
+    return state
+
+
+async def _snapshot(manager: Manager) -> None:
+    """Shorten the next start. The state may hold records that are not durable yet: then not now."""
+    lsn = manager.state.lsn
+    if lsn == manager.core.durable_lsn:
+        data = manager.state.dump()
+        with contextlib.suppress(StaddleError, OSError):
+            await asyncio.to_thread(manager.oplog.write_snapshot, lsn, data)
+
+
+async def _main(home: str) -> None:
+    term = Term(load(home))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if sys.platform == "win32":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(term.stop.set))
+        else:
+            loop.add_signal_handler(number, term.stop.set)
+    await term.run()
+
+
+def main(home: str) -> None:
+    """Run the manager of a home until it is stopped. Raises StaddleError."""
+    lock = runfiles.claim(home, "manager")
+    logs.configure("manager", path=os.path.join(home_paths(home).log, "manager.jsonl"))
+    try:
+        asyncio.run(_main(home))
+    finally:
+        runfiles.withdraw(home, "manager")
+        lock.release()
+        logs.shutdown()

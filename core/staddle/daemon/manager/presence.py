@@ -1,0 +1,210 @@
+"""The agents that are there: their links, what they say of their media, and calls to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TypeVar
+
+import msgspec
+
+from staddle.api.types import MediumState
+from staddle.daemon.manager.adoption import Adoption, label_of
+from staddle.daemon.manager.core import Manager
+from staddle.data.crypto import DomainKeys
+from staddle.engine import ops
+from staddle.engine.configure import decide_agent, decide_medium_state
+from staddle.engine.tables import MediumStatus
+from staddle.errors import Denied, StaddleError, Unavailable
+from staddle.platform.clock import lease_clock_ns
+from staddle.wire.calls import Reply
+from staddle.wire.handlers import Call, Handlers
+from staddle.wire.link import Link
+from staddle.wire.ops.agents import (
+    AGENT_HELLO,
+    AGENT_REPORT,
+    AgentHello,
+    AgentReport,
+    AgentWelcome,
+    MediumReport,
+)
+from staddle.wire.ops.base import Nothing, Operation, register
+
+log = logging.getLogger(__name__)
+
+PARTS = ("control", "data")
+"""The processes of an agent."""
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class AgentSession:
+    """One agent: its links by part, and its last report."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.links: dict[str, Link] = {}
+        self.pids: dict[str, int] = {}
+        self.media: dict[str, MediumReport] = {}
+
+    def data_link(self) -> Link | None:
+        """The open link of the data process."""
+        link = self.links.get("data")
+        return link if link is not None and link.error is None else None
+
+
+class Presence:
+    """Who is there. `ticket_key` and `domains` are what agents get at their hello."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        adoption: Adoption,
+        ticket_key: bytes,
+        domains: dict[str, DomainKeys],
+        keyring: bytes,
+    ) -> None:
+        self._manager = manager
+        self._adoption = adoption
+        self._ticket_key = ticket_key
+        self._domains = domains
+        self._keyring = keyring
+        self.sessions: dict[str, AgentSession] = {}
+
+    def install(self, handlers: Handlers) -> None:
+        """Add the operations that agents call to be known."""
+        register(handlers, AGENT_HELLO, self._hello)
+        register(handlers, AGENT_REPORT, self._report)
+
+    # --- what agents say --------------------------------------------------------------------------
+
+    async def _hello(self, call: Call) -> AgentWelcome:
+        hello: AgentHello = call.args
+        name = call.peer.name
+        settings = self._manager.settings
+        if name not in settings.agent:
+            raise Denied(f"agent {name!r} is not in this grid's configuration", hint=f"add [agent.{name}]")
+        session = self.sessions.setdefault(name, AgentSession(name))
+        session.links[hello.part] = call.link
+        session.pids[hello.part] = hello.pid
+        if hello.part == "data":
+            await self._manager.change(decide_agent, ops.AgentSet(name=name, urls=list(hello.urls)))
+            await self._adoption.adopt(hello.labels)
+        self._manager.core.health.agent_seen(name, lease_clock_ns())
+        asyncio.get_running_loop().create_task(self._watch(session, hello.part, call.link))
+        log.info("agent %s: its %s process is there", name, hello.part)
+        return self._welcome(name, hello.labels)
+
+    def _welcome(self, agent: str, found: dict[str, bytes]) -> AgentWelcome:
+        state = self._manager.state
+        media = [name for name in self._manager.settings.media_of(agent) if name in state.media]
+        used = {copy.medium for item in state.objects.values() for copy in item.copies}
+        pools = [pool for pool in state.pools.values() if set(pool.media) & set(media)]
+        domains = sorted({pool.domain for pool in pools})
+        return AgentWelcome(
+            grid=state.grid,
+            manager_epoch=state.epoch,
+            ticket_key=self._ticket_key,
+            domains=[msgspec.msgpack.encode(self._domains[name]) for name in domains],
+            owner_map=state.owner_map,
+            labels={name: label_of(state, name) for name in media},
+            fresh=[name for name in media if name not in used and found.get(name) == b""],
+            keyring=self._keyring,
+        )
+
+    async def _watch(self, session: AgentSession, part: str, link: Link) -> None:
+        await link.wait_closed()
+        if session.links.get(part) is link:
+            log.warning("agent %s: its %s process is gone: %s", session.name, part, link.error)
+            self._manager.core.health.agent_gone(session.name)
+            await self._judge_media()
+
+    async def _report(self, call: Call) -> Nothing:
+        report: AgentReport = call.args
+        session = self.sessions.get(call.peer.name)
+        if session is None:
+            raise Denied("an agent says hello before it reports", retry="after")
+        session.media = {medium.name: medium for medium in report.media}
+        if session.data_link() is not None:
+            states = {medium.name: MediumState(medium.state) for medium in report.media}
+            self._manager.core.health.agent_seen(session.name, lease_clock_ns(), states)
+        await self._judge_media()
+        return Nothing()
+
+    async def _judge_media(self) -> None:
+        """A medium is offline when every agent that is alive and reaches it says so."""
+        now_ns, health = lease_clock_ns(), self._manager.core.health
+        alive = [s for s in self.sessions.values() if health.agent_alive(s.name, now_ns)]
+        for name, medium in list(self._manager.state.media.items()):
+            said = [session.media[name] for session in alive if name in session.media]
+            if not said or medium.state not in {MediumStatus.UP, MediumStatus.OFFLINE}:
+                continue
+            bad = [report for report in said if report.state not in {"up", "busy", "suspect"}]
+            state = MediumStatus.OFFLINE if len(bad) == len(said) else MediumStatus.UP
+            if state is not medium.state:
+                message = bad[0].message if bad else ""
+                log.warning("medium %s is %s %s", name, state.value, message)
+                await self._manager.change(decide_medium_state, name, state, message, time.time_ns())
+
+    def agent_state(self, name: str) -> str:
+        """For people: up, silent (its links are open, nothing comes), or down."""
+        session = self.sessions.get(name)
+        if session is None or not any(link.error is None for link in session.links.values()):
+            return "down"
+        if session.data_link() is None or "control" not in session.links:
+            return "starting" if len(session.links) < len(PARTS) else "down"
+        return "up" if self._manager.core.health.agent_alive(name, lease_clock_ns()) else "silent"
+
+    # --- calls to agents ----------------------------------------------------------------------------
+
+    def serving(self, medium: str = "") -> list[AgentSession]:
+        """Agents whose data process is there, and which reach a medium; those that see it well first."""
+        now_ns, health = lease_clock_ns(), self._manager.core.health
+        found = [
+            session
+            for session in self.sessions.values()
+            if session.data_link() is not None
+            and health.agent_alive(session.name, now_ns)
+            and (not medium or medium in self._manager.settings.media_of(session.name))
+        ]
+        return sorted(found, key=lambda s: medium in s.media and s.media[medium].state != "up")
+
+    async def call(
+        self,
+        operation: Operation[Request, Answer],
+        request: Request,
+        payload: bytes | None = None,
+        *,
+        medium: str = "",
+        timeout_s: float = 60.0,
+    ) -> Answer:
+        """Ask agents in turn until one answers. Raises what the last one said, or Unavailable."""
+        return operation.decode(
+            await self.raw(operation, request, payload, medium=medium, timeout_s=timeout_s)
+        )
+
+    async def raw(
+        self,
+        operation: Operation[Request, Answer],
+        request: Request,
+        payload: bytes | None = None,
+        *,
+        medium: str = "",
+        timeout_s: float = 60.0,
+    ) -> Reply:
+        """Like `call`, for replies whose payload is bulk data."""
+        last: StaddleError = Unavailable(
+            f"no agent is there that reaches medium {medium!r}" if medium else "no agent is there",
+            hint="see `staddle status`",
+        )
+        for session in self.serving(medium):
+            link = session.data_link()
+            if link is None:
+                continue
+            try:
+                return await link.request(operation.name, request, payload, timeout_s=timeout_s)
+            except StaddleError as error:
+                last = error
+        raise last

@@ -1,0 +1,68 @@
+"""`run/PART.json` and `run/PART.lock`: which daemons of a home run, and where they can be reached.
+
+The lock is held by the daemon for its life, so a file that a crash left behind never counts as running.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from staddle.config import home_paths
+from staddle.errors import Locked
+from staddle.platform.durable import write_file_durable
+from staddle.platform.lock import FileLock
+
+
+class RunFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running daemon says of itself. `part` is `manager` or `agent-NAME`."""
+
+    part: str
+    pid: int
+    pids: list[int]
+    urls: list[str]
+
+
+def _path(home: str, part: str, ending: str) -> str:
+    return os.path.join(home_paths(home).run, f"{part}.{ending}")
+
+
+def claim(home: str, part: str) -> FileLock:
+    """Become this home's `part`. Raises Locked if it runs already."""
+    os.makedirs(home_paths(home).run, mode=0o700, exist_ok=True)
+    lock = FileLock(_path(home, part, "lock"))
+    if not lock.acquire():
+        raise Locked(
+            f"{part} of {home} runs already", hint="see `staddle status`, or stop it with `staddle down`"
+        )
+    return lock
+
+
+def publish(home: str, run: RunFile) -> None:
+    """Say that the daemon is ready."""
+    write_file_durable(_path(home, run.part, "json"), msgspec.json.encode(run))
+
+
+def withdraw(home: str, part: str) -> None:
+    """The daemon ends in good order."""
+    try:
+        os.unlink(_path(home, part, "json"))
+    except FileNotFoundError:
+        return
+
+
+def running(home: str, part: str) -> RunFile | None:
+    """The daemon that holds the lock now, or None."""
+    path = _path(home, part, "lock")
+    if not os.path.exists(path):
+        return None
+    lock = FileLock(path)
+    if lock.acquire():
+        lock.release()
+        return None
+    try:
+        with open(_path(home, part, "json"), "rb") as handle:
+            return msgspec.json.decode(handle.read(), type=RunFile)
+    except (OSError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,1 @@
+"""The fingerprint library: which chunk lies in which container, looked up in batches."""

@@ -1,0 +1,1 @@
+"""The sans-I/O heart: streams, placement, failover, deletion, leases, and the manager's state machine."""

@@ -1,0 +1,70 @@
+"""What a client's stream remembers: the records that are not yet durable, and what failures have cost."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from staddle.engine.effects import Sized
+from staddle.engine.messages import Cause
+
+
+class SenderLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of a sender. A window of two segments or more keeps the agent busy; with less it flushes."""
+
+    window_bytes_max: int = 128 << 20
+    silence_ns: int = 10_000_000_000
+    ask_repeat_ns: int = 3_000_000_000
+    flush_repeat_ns: int = 5_000_000_000
+
+
+class Failover(msgspec.Struct, kw_only=True):
+    """One reassignment after a failure, as the job's report shows it."""
+
+    cause: Cause
+    from_agent: str
+    from_media: list[str]
+    to_agent: str = ""
+    to_media: list[str] = []
+    epoch: int = 0
+    began_ns: int = 0
+    gap_ns: int = 0
+    bytes_resent: int = 0
+
+
+class Window:
+    """Records `[base, end)`, in order. Their bytes, or where to read them, are the caller's business."""
+
+    def __init__(self) -> None:
+        self.base = 0
+        self.bytes_held = 0
+        self._records: deque[Sized] = deque()
+
+    @property
+    def end(self) -> int:
+        """Number of the next record."""
+        return self.base + len(self._records)
+
+    def push(self, record: Sized) -> int:
+        """Append a record; its number."""
+        self._records.append(record)
+        self.bytes_held += record.size
+        return self.end - 1
+
+    def at(self, seq: int) -> Sized:
+        """The record of this number."""
+        return self._records[seq - self.base]
+
+    def free(self, upto: int) -> None:
+        """Forget what is below `upto`: it is durable."""
+        while self.base < upto:
+            self.bytes_held -= self._records.popleft().size
+            self.base += 1
+
+    def drop(self) -> list[Sized]:
+        """Take everything out; the numbers will be given anew."""
+        dropped = list(self._records)
+        self._records.clear()
+        self.bytes_held = 0
+        return dropped

@@ -1,0 +1,1 @@
+"""Built-in media: a directory, and memory for tests."""

@@ -1,0 +1,95 @@
+"""Processes: what differs between POSIX and Windows, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import IO
+
+
+def spawn_detached(argv: Sequence[str], log: IO[bytes]) -> int:
+    """Start a program that outlives this one, with its output in `log`; its pid."""
+    if sys.platform == "win32":
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags, close_fds=True
+        )
+    else:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+        )
+    # The child is init's to reap; told so, Popen does not warn that it still runs.
+    process.returncode = 0
+    return process.pid
+
+
+def spawn_child(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a part of this daemon. It ends when this process does: its standard input closes."""
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True)
+
+
+def exit_with_parent(on_exit: Callable[[], object]) -> None:
+    """Call `on_exit` once the parent's end of standard input closes, however the parent ended."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        on_exit()
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def alive(pid: int) -> bool:
+    """Is there a process with this pid. A zombie counts as gone."""
+    if pid <= 0:
+        return False
+    if sys.platform == "win32":
+        import ctypes
+
+        query_limited_information, still_active = 0x1000, 259
+        handle = ctypes.windll.kernel32.OpenProcess(query_limited_information, False, pid)
+        if not handle:
+            return False
+        code = ctypes.c_ulong()
+        ctypes.windll.kernel32.GetExitCodeProcess(handle, ctypes.byref(code))
+        ctypes.windll.kernel32.CloseHandle(handle)
+        return code.value == still_active
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not _defunct(pid)
+
+
+def _defunct(pid: int) -> bool:
+    """Linux: killed, and not yet reaped by whoever started it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as handle:
+            return handle.read().rpartition(b")")[2].split()[0] in {b"Z", b"X"}
+    except (OSError, IndexError):
+        return False
+
+
+def terminate(pid: int) -> None:
+    """Ask a process to end; on Windows it ends at once."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+
+
+def kill(pid: int) -> None:
+    """End a process that does not listen any more."""
+    if sys.platform == "win32":
+        terminate(pid)  # there it is TerminateProcess
+        return
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

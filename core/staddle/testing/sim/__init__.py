@@ -1,0 +1,1 @@
+"""Seeded simulation of a whole grid over the very classes of staddle.engine."""

@@ -1,0 +1,95 @@
+"""What goes wrong: a few faults per seed, at random moments, each healed again, but for a lost medium."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from staddle.testing.sim.grid import Grid
+from staddle.testing.sim.world import MS, Actor
+
+FAULTS_UNTIL_MS = 1800
+
+
+def plan(grid: Grid) -> None:
+    """Put the faults of this seed into the queue."""
+    world = grid.world
+    if world.chance(0.4):
+        world.loss, world.doubles = world.rng.choice((0.01, 0.04)), world.rng.choice((0.0, 0.05))
+        world.ordered = False
+        world.delay_max_ns = world.rng.choice((2, 6, 12)) * MS
+    faults = [_crash, _crash, _pause, _pause, _medium, _medium, _partition, _no_lease]
+    if world.chance(0.25):
+        _lose(grid)
+    for _ in range(world.between(1, 6)):
+        world.rng.choice(faults)(grid)
+    world.at((FAULTS_UNTIL_MS + 1500) * MS, _calm, grid)
+
+
+def _when(grid: Grid) -> int:
+    return grid.world.between(20, FAULTS_UNTIL_MS) * MS
+
+
+def _lasts(grid: Grid) -> int:
+    return grid.world.between(20, 1400) * MS
+
+
+def _actor(grid: Grid) -> Actor:
+    return grid.world.rng.choice((*grid.managers, *grid.managers, *grid.agents, *grid.agents, *grid.clients))
+
+
+def _crash(grid: Grid) -> None:
+    actor, when = _actor(grid), _when(grid)
+    grid.world.at(when, actor.crash)
+    grid.world.at(when + _lasts(grid), actor.restart)
+
+
+def _pause(grid: Grid) -> None:
+    actor, when = _actor(grid), _when(grid)
+    grid.world.at(when, actor.pause)
+    grid.world.at(when + _lasts(grid), actor.resume)
+
+
+def _medium(grid: Grid) -> None:
+    medium, when = grid.world.rng.choice(list(grid.media.values())), _when(grid)
+    kind = grid.world.rng.choice(("errors", "full", "slow", "doubt"))
+
+    def turn(value: float) -> Callable[[], None]:
+        def act() -> None:
+            grid.world.trace(medium.name, kind, value)
+            setattr(medium, kind, value)
+
+        return act
+
+    grid.world.at(when, turn(0.5 if kind == "doubt" else True))
+    grid.world.at(when + _lasts(grid), turn(0.0))
+
+
+def _partition(grid: Grid) -> None:
+    one, other = _actor(grid), _actor(grid)
+    pair, when = frozenset((one.name, other.name)), _when(grid)
+    grid.world.at(when, grid.world.cut.add, pair)
+    grid.world.at(when + _lasts(grid), grid.world.cut.discard, pair)
+
+
+def _no_lease(grid: Grid) -> None:
+    """A manager that serves on, cut off from the service that grants its lease."""
+    pair, when = frozenset((grid.world.rng.choice(grid.managers).name, "lease")), _when(grid)
+    grid.world.at(when, grid.world.cut.add, pair)
+    grid.world.at(when + _lasts(grid), grid.world.cut.discard, pair)
+
+
+def _lose(grid: Grid) -> None:
+    grid.world.at(_when(grid), grid.world.rng.choice(list(grid.media.values())).lose)
+
+
+def _calm(grid: Grid) -> None:
+    """From here on everything works, and everything must come to its end."""
+    grid.world.trace("--", "calm")
+    grid.world.loss = grid.world.doubles = 0.0
+    grid.world.cut.clear()
+    for medium in grid.media.values():
+        medium.errors = medium.full = medium.slow = False
+        medium.doubt = 0.0
+    for actor in (*grid.managers, *grid.agents, *grid.clients):
+        actor.resume()
+        actor.restart()

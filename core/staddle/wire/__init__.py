@@ -1,0 +1,1 @@
+"""The wire: frames, links and channels over `tcp`, `unix` and `mem`."""

@@ -1,0 +1,131 @@
+"""Administrator to manager: state, deletion, checks, the catalog."""
+
+from __future__ import annotations
+
+import msgspec
+
+from staddle.wire.ops.base import ADMINS, CLIENTS, MANAGER, Nothing, Operation
+from staddle.wire.ops.reading import AgentRef
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """State of manager, agents and media."""
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent as the manager sees it."""
+
+    name: str
+    state: str
+    urls: list[str]
+    pids: list[int]
+
+
+class MediumStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A medium as its agents see it; sizes in bytes."""
+
+    name: str
+    plugin: str
+    state: str
+    path: str
+    free_bytes: int
+    message: str = ""
+
+
+class GridStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Reply to `grid.status`."""
+
+    grid: bytes
+    epoch: int
+    state: str
+    pids: list[int]
+    url: str
+    agents: list[AgentStatus]
+    media: list[MediumStatus]
+    commit_ms_p50: float = 0.0
+    commit_ms_p99: float = 0.0
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """End the daemon in good order."""
+
+
+class Prune(msgspec.Struct, frozen=True, kw_only=True):
+    """Remove backups. With `dry_run` only say which containers would be freed."""
+
+    backups: list[int]
+    dry_run: bool = False
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What was removed, or would be."""
+
+    backups: list[int]
+    containers: int
+    bytes_freed: int
+
+
+class VerifyPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to check for some backups (none named: all that are not pruned)."""
+
+    backups: tuple[int, ...] = ()
+
+
+class VerifyObject(msgspec.Struct, frozen=True, array_like=True):
+    """One copy of one object to be checked by an agent that reaches it."""
+
+    kind: str
+    id: bytes
+    medium: str
+    name: str
+    size_bytes: int
+    digest: bytes
+    domain: str
+    backups: list[int]
+
+
+class VerifyObjects(msgspec.Struct, frozen=True, kw_only=True):
+    """Reply to `verify.plan`, with findings that need no reading of data, and who can read which medium."""
+
+    objects: list[VerifyObject]
+    problems: list[str]
+    agents: list[AgentRef]
+    reach: dict[str, list[str]]
+
+
+class RebuildCatalog(msgspec.Struct, frozen=True, kw_only=True):
+    """Make the manager's tier 1 and the catalog from the media again. Refused where there is a log."""
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rebuild found; `missing` names what was not there to read."""
+
+    backups: int
+    containers: int
+    manifests: int
+    missing: list[str] = []
+
+
+class VerifyCatalog(msgspec.Struct, frozen=True, kw_only=True):
+    """Check the catalog's references, and that it is what the log says."""
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """Problems in words; none means all is well."""
+
+    problems: list[str]
+
+
+class SnapshotCatalog(msgspec.Struct, frozen=True, kw_only=True):
+    """A consistent copy of the catalog in a file of the manager's host."""
+
+    path: str
+
+
+STATUS = Operation("grid.status", Status, CLIENTS, GridStatus)
+STOP = Operation("daemon.stop", Stop, ADMINS | MANAGER, Nothing)
+PRUNE = Operation("backup.prune", Prune, ADMINS, Pruned)
+VERIFY_PLAN = Operation("verify.plan", VerifyPlan, CLIENTS, VerifyObjects)
+REBUILD_CATALOG = Operation("catalog.rebuild", RebuildCatalog, ADMINS, Rebuilt)
+VERIFY_CATALOG = Operation("catalog.verify", VerifyCatalog, CLIENTS, Findings)
+SNAPSHOT_CATALOG = Operation("catalog.snapshot", SnapshotCatalog, ADMINS, Nothing)

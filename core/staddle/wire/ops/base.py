@@ -1,0 +1,75 @@
+"""What an operation is: its name, the types of its request and reply, and who may send it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from staddle.api.types import Buffer
+from staddle.wire.calls import Reply
+from staddle.wire.handlers import Call, Handlers
+from staddle.wire.messages import unpack
+
+CLIENTS = frozenset({"client", "admin"})
+AGENTS = frozenset({"agent"})
+MANAGER = frozenset({"manager"})
+ADMINS = frozenset({"admin"})
+
+INLINE_BYTES_MAX = 64 * 1024
+"""A longer reply travels as payload, since a frame's meta is bounded."""
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class Operation(NamedTuple, Generic[Request, Answer]):
+    """One operation: a request of type `request`, sent by `roles` only, is answered by a `reply`."""
+
+    name: str
+    request: type[Request]
+    roles: frozenset[str]
+    reply: type[Answer]
+
+    def decode(self, reply: Reply) -> Answer:
+        """The typed answer, wherever it travelled. Raises ProtocolError."""
+        return (
+            unpack(reply.payload, self.reply)
+            if len(reply.payload)
+            else msgspec.convert(reply.args, self.reply)
+        )
+
+
+def register(
+    handlers: Handlers,
+    operation: Operation[Any, Any],
+    function: Callable[[Call], Awaitable[Any]],
+    *,
+    cancellable: bool = False,
+    opens_channel: bool = False,
+) -> None:
+    """Answer an operation with `function`: it returns its typed reply, or (reply, payload)."""
+
+    async def answer(call: Call) -> Any:
+        result = await function(call)
+        return result if isinstance(result, tuple) else encode_reply(result)
+
+    handlers.add(
+        operation.name,
+        answer,
+        roles=operation.roles,
+        args=operation.request,
+        cancellable=cancellable,
+        opens_channel=opens_channel,
+    )
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """An empty reply."""
+
+
+def encode_reply(value: msgspec.Struct) -> tuple[Any, Buffer]:
+    """Args and payload of a typed answer: in the args if it is short, else in the payload."""
+    packed = msgspec.msgpack.encode(value)
+    return (msgspec.Raw(packed), b"") if len(packed) <= INLINE_BYTES_MAX else ({}, packed)

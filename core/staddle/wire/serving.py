@@ -1,0 +1,210 @@
+"""The answering side of requests: admission, handlers' tasks, replies, events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from staddle.api.transport import Peer
+from staddle.api.types import Buffer
+from staddle.errors import ProtocolError, StaddleError, Unavailable
+from staddle.wire.assembly import Assembler, Budget
+from staddle.wire.calls import check_payload, send_split
+from staddle.wire.channel import Channel
+from staddle.wire.frames import Flag, Frame, FrameType
+from staddle.wire.handlers import Call, Handler, Handlers
+from staddle.wire.messages import ReplyMeta, RequestMeta, pack, pack_error, unpack
+from staddle.wire.writer import FrameWriter
+
+if TYPE_CHECKING:
+    from staddle.wire.link import Link
+
+log = logging.getLogger(__name__)
+
+EVENTS_MAX = 1024
+"""Events that may wait for their handlers; a peer that sends more loses its link."""
+
+
+class _Admitted(NamedTuple):
+    """A request that may run once its payload is here."""
+
+    head: RequestMeta
+    handler: Handler
+    channel: Channel | None
+
+
+class Server:
+    """Runs handlers for the requests and events of one link."""
+
+    def __init__(
+        self,
+        link: Link,
+        handlers: Handlers,
+        *,
+        writer: FrameWriter,
+        assembler: Assembler,
+        budget: Budget,
+        calls_max: int,
+    ) -> None:
+        self._link = link
+        self._handlers = handlers
+        self._writer = writer
+        self._assembler = assembler
+        self._budget = budget
+        self._calls_max = calls_max
+        self._waiting: dict[int, _Admitted] = {}
+        self._tasks: dict[int, tuple[asyncio.Task[None], Handler]] = {}
+        self._events: asyncio.Queue[tuple[Handler, RequestMeta]] = asyncio.Queue(EVENTS_MAX)
+        self._event_task: asyncio.Task[None] | None = None
+
+    def on_request(self, frame: Frame, peer: Peer) -> None:
+        """Take a REQUEST frame. Raises ProtocolError."""
+        if frame.meta is None:
+            payload = self._assembler.finish_if_last(frame)
+            if payload is not None:
+                self._start(frame.seq, self._waiting.pop(frame.seq), payload, peer)
+            return
+        if frame.seq in self._tasks or frame.seq in self._waiting:
+            raise ProtocolError(f"request {frame.seq} came twice")
+        head = unpack(frame.meta, RequestMeta)
+        split = bool(frame.flags & Flag.MORE)
+        if len(frame.payload) != (0 if split else head.size_bytes):
+            raise ProtocolError(
+                f"request {frame.seq}: {len(frame.payload)} of {head.size_bytes} bytes of payload"
+            )
+        channel = self._link.channels.accept(frame.channel) if frame.channel else None
+        admitted = self._admit(frame.seq, head, channel, peer)
+        if split:
+            self._assembler.begin(FrameType.REQUEST, frame.seq, head.size_bytes, wanted=admitted is not None)
+            if admitted is not None:
+                self._waiting[frame.seq] = admitted
+        elif admitted is not None:
+            self._start(frame.seq, admitted, frame.payload, peer)
+
+    def on_cancel(self, seq: int) -> None:
+        """The caller has given up on a request."""
+        if self._assembler.abandon(FrameType.REQUEST, seq):
+            waiting = self._waiting.pop(seq, None)
+            if waiting is not None:
+                self._budget.give_back(waiting.head.size_bytes)
+        task, handler = self._tasks.get(seq, (None, None))
+        if task is not None and handler is not None and handler.cancellable:
+            task.cancel()
+
+    def on_event(self, frame: Frame, peer: Peer) -> None:
+        """Take an EVENT frame; events run one after the other. Raises ProtocolError."""
+        head = unpack(frame.meta or b"", RequestMeta)
+        try:
+            handler = self._handlers.find(head.op, peer)
+        except StaddleError as error:
+            log.warning("an event from %s was dropped: %s", peer.name, error)
+            return
+        try:
+            self._events.put_nowait((handler, head))
+        except asyncio.QueueFull:
+            raise ProtocolError(f"{EVENTS_MAX} events wait already: the peer sends them too fast") from None
+        if self._event_task is None:
+            self._event_task = asyncio.create_task(self._run_events(peer))
+
+    def fail(self) -> None:
+        """The link is lost: cancel what may be cancelled, let the rest run to its end."""
+        self._waiting.clear()
+        for task, handler in self._tasks.values():
+            if handler.cancellable:
+                task.cancel()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for the handlers that still run; cancel those that do not end in time."""
+        tasks = [task for task, _ in self._tasks.values()]
+        if self._event_task is not None:
+            tasks.append(self._event_task)
+        tasks = [task for task in tasks if task is not asyncio.current_task()]  # a handler may close its link
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _admit(self, seq: int, head: RequestMeta, channel: Channel | None, peer: Peer) -> _Admitted | None:
+        try:
+            handler = self._handlers.find(head.op, peer)
+            self._check_fits(head.op, handler, channel)
+            self._budget.take(head.size_bytes)
+        except ProtocolError:
+            raise
+        except StaddleError as error:
+            self._answer_error(seq, error, channel)
+            return None
+        return _Admitted(head, handler, channel)
+
+    def _check_fits(self, op: str, handler: Handler, channel: Channel | None) -> None:
+        if handler.opens_channel != (channel is not None):
+            wanted = "opens a" if handler.opens_channel else "opens no"
+            raise StaddleError(f"{op} {wanted} channel", code="BAD_REQUEST")
+        if len(self._tasks) + len(self._waiting) >= self._calls_max:
+            raise Unavailable(f"{self._calls_max} requests of this link run already", code="BUSY")
+
+    def _start(self, seq: int, admitted: _Admitted, payload: Buffer, peer: Peer) -> None:
+        task = asyncio.create_task(
+            self._run(seq, admitted, payload, peer), name=f"handler {admitted.head.op}"
+        )
+        self._tasks[seq] = (task, admitted.handler)
+
+    async def _run(self, seq: int, admitted: _Admitted, payload: Buffer, peer: Peer) -> None:
+        head, channel = admitted.head, admitted.channel
+        try:
+            meta, answer = await self._call(admitted, payload, peer)
+            await send_split(self._writer, FrameType.REPLY, seq, meta, answer)
+        except StaddleError as error:
+            self._answer_error(seq, error, channel)
+        except asyncio.CancelledError:
+            self._answer_error(seq, Unavailable(f"{head.op} was cancelled", outcome="in_doubt"), channel)
+            raise
+        except Exception:
+            log.exception("%s failed for %s %s", head.op, peer.role, peer.name)
+            self._answer_error(seq, _internal(head.op, self._link.own_name), channel)
+        finally:
+            del self._tasks[seq]
+            self._budget.give_back(head.size_bytes)
+
+    async def _call(self, admitted: _Admitted, payload: Buffer, peer: Peer) -> tuple[bytes, Buffer]:
+        head, handler, channel = admitted
+        args = decode_args(head, handler)
+        result = await handler.function(Call(peer, head.op, args, payload, self._link, channel))
+        back, answer = result if isinstance(result, tuple) else (result, b"")
+        data = check_payload(answer)
+        return pack(ReplyMeta(len(data), msgspec.Raw(pack({} if back is None else back)))), data
+
+    async def _run_events(self, peer: Peer) -> None:
+        while not self._events.empty():
+            handler, head = self._events.get_nowait()
+            try:
+                args = decode_args(head, handler)
+                await handler.function(Call(peer, head.op, args, b"", self._link))
+            except StaddleError as error:
+                log.warning("event %s from %s %s: %s", head.op, peer.role, peer.name, error)
+            except Exception:
+                log.exception("event %s from %s %s failed", head.op, peer.role, peer.name)
+        self._event_task = None
+
+    def _answer_error(self, seq: int, error: StaddleError, channel: Channel | None) -> None:
+        if channel is not None:
+            channel.cancel(error)
+        self._writer.now(FrameType.ERROR, seq=seq, meta=pack_error(error))
+
+
+def decode_args(head: RequestMeta, handler: Handler) -> Any:
+    """The arguments in the handler's type. Raises StaddleError, code BAD_REQUEST."""
+    try:
+        return unpack(head.args, handler.args)
+    except ProtocolError as error:
+        raise StaddleError(f"{head.op}: wrong arguments: {error.message}", code="BAD_REQUEST") from None
+
+
+def _internal(op: str, where: str) -> StaddleError:
+    return StaddleError(
+        f"{op} failed inside {where}", hint=f"see the log of {where}", code="INTERNAL", outcome="in_doubt"
+    )
