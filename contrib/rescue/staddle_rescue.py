@@ -146,7 +146,8 @@ class Rescue:
             with tolerant("backups"):
                 bodies[kind].append(self.body(kind, name))
         pruned = {number for entry in bodies["e0"] if entry["kind"] == "prune" for number in entry["backups"]}
-        return {seal["backup"]: seal for seal in bodies["5e"] if seal["backup"] not in pruned}
+        ordered = sorted(bodies["5e"], key=lambda seal: seal["manager_epoch"])
+        return {seal["backup"]: seal for seal in ordered if seal["backup"] not in pruned}
 
     def manifests(self, seal):
         """Every manifest of a backup: stream after stream, each from its first segment on."""

@@ -112,9 +112,8 @@ def timed(what, call, repeat=5):
         begin = time.perf_counter()
         result = call()
         times.append((time.perf_counter() - begin) * 1e3)
-    print(
-        f"{what:42} {sorted(times)[len(times) // 2]:10.1f} ms   (best {min(times):.1f}, worst {max(times):.1f})"
-    )
+    middle = sorted(times)[len(times) // 2]
+    print(f"{what:42} {middle:10.1f} ms   (best {min(times):.1f}, worst {max(times):.1f})")
     return result
 
 

@@ -57,6 +57,7 @@ SEAL = seal.Seal(
     bytes_read=7001,
     bytes_stored=3100,
     warnings=1,
+    manager_epoch=2,
     streams=[
         seal.StreamEnd(stream=0, segments=1, last_manifest_id=MANIFEST_ID, last_manifest_digest=bytes(32)),
         seal.StreamEnd(stream=1, segments=0),

@@ -14,6 +14,7 @@ from staddle.data.entries import EntryFlag, EntryRows, EntryType
 from staddle.data.manifest import ZERO_REGION, ManifestBuilder, ManifestHead, decode
 from staddle.engine import ops
 from staddle.engine.messages import CopyOf, StoredObject
+from staddle.engine.state import GridState
 from staddle.errors import Corrupt, NotFound
 
 FILE, DIRECTORY = EntryType.FILE, EntryType.DIRECTORY
@@ -31,14 +32,16 @@ class Grid:
 
     def __init__(self, path):
         self.catalog = DuckCatalog(str(path), decode, threads=1)
-        self.lsn, self.ids, self.backup, self.ordinal = 0, 0, 0, 0
+        self.state, self.ids, self.backup, self.ordinal = GridState(), 0, 0, 0
         self.media = ["disk"]
+        self.add(ops.EpochBegun(epoch=1, at_ns=1))
         for name in ("disk", "shelf"):
             self.add(ops.MediumSet(name=name, plugin="memory", volume=bytes(16), failure_domain=name))
 
     def add(self, op):
-        self.lsn += 1
-        self.catalog.apply([Record(1, self.lsn, ops.op_name(type(op)), ops.to_args(op))])
+        record = Record(1, self.state.lsn + 1, ops.op_name(type(op)), ops.to_args(op))
+        self.state.apply(record)
+        self.catalog.apply([record])
 
     def new_id(self):
         self.ids += 1
@@ -212,6 +215,19 @@ def test_pruning_takes_the_files_and_keeps_the_backups_row(grid):
     assert counts == [[2, 1]]
     assert grid.catalog.query("SELECT state FROM v_backups ORDER BY backup").rows == [["pruned"], ["running"]]
     assert grid.catalog._rows("SELECT DISTINCT backup FROM dirs") == [(2,)]
+    assert grid.catalog.verify() == []
+
+
+def test_loading_a_snapshot_of_the_state_keeps_the_files_that_still_count(grid):
+    grid.catalog.ingest([grid.commit([(b"/home", b"gone", FILE, 0, [(5, 0)])])])
+    grid.begin()
+    grid.catalog.ingest([grid.commit([(b"/home", b"kept", FILE, 0, [(5, 1)])])])
+    pruned = Record(1, grid.state.lsn + 1, "backups_pruned", {"backups": [1], "at_ns": 1})
+    grid.state.apply(pruned)
+    assert grid.catalog.load_state(grid.state.dump()) == pruned.lsn
+    assert grid.paths(b"/home") == [b"/home/kept"]
+    assert grid.catalog.query("SELECT path FROM v_files").rows == [["/home/kept"]]
+    assert grid.catalog.files_hit(2, [an_id(5)]) == [b"/home/kept"]
     assert grid.catalog.verify() == []
 
 

@@ -214,14 +214,14 @@ def opened(tmp_path):
 def in_batches(rng, records):
     at = 0
     while at < len(records):
-        size = rng.choice([1, 2, 7, 50])
+        size = rng.choice([1, 5, 50, 200])
         yield records[at : at + size]
         at += size
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_replayed_log_equals_the_engines_state(opened, seed, number):
-    log = RandomLog(seed + number).grow(150)
+    log = RandomLog(seed + number).grow(120)
     replayed, loaded = opened("replayed"), opened("loaded")
     for batch in in_batches(log.rng, log.records):
         replayed.apply(batch)
@@ -312,7 +312,7 @@ def test_a_newer_catalog_and_a_foreign_file_are_refused(opened, tmp_path):
 
 
 def test_verify_names_what_dangles(opened, seed):
-    log = RandomLog(seed).grow(150)
+    log = RandomLog(seed).grow(120)
     catalog = opened()
     catalog.apply(log.records)
     for statement, finding in (
@@ -333,7 +333,7 @@ def test_verify_names_what_dangles(opened, seed):
 
 
 def test_a_snapshot_is_a_whole_catalog_and_differs_in_nothing(opened, seed, tmp_path):
-    log = RandomLog(seed).grow(150)
+    log = RandomLog(seed).grow(120)
     catalog = opened()
     catalog.apply(log.records[:-5])
     assert catalog.snapshot(str(tmp_path / "copy.duckdb")) == len(log.records) - 5

@@ -136,6 +136,7 @@ class Grid:
             bytes_read=1,
             bytes_stored=1,
             warnings=0,
+            manager_epoch=1,
             streams=[
                 seal.StreamEnd(
                     stream=0, segments=segments, last_manifest_id=last[0], last_manifest_digest=last[1]

@@ -132,7 +132,8 @@ class DuckCatalog(Browser):
                 context.refer(*reference)
             context.flush(self._number_containers)
             self._connection.execute(
-                "DELETE FROM manifests WHERE (manifest, backup) NOT IN (SELECT manifest, backup FROM segments)"
+                "DELETE FROM manifests "
+                "WHERE (manifest, backup) NOT IN (SELECT manifest, backup FROM segments)"
             )
             for table in ("files", "dirs"):
                 self._connection.execute(
@@ -151,7 +152,8 @@ class DuckCatalog(Browser):
                 scope="cluster",
             )
         if record.lsn != lsn + 1:
-            raise Corrupt(f"catalog: record {record.lsn} follows {lsn}", hint="run: staddle catalog rebuild")
+            hint = "run: staddle catalog rebuild"
+            raise Corrupt(f"catalog: record {record.lsn} follows {lsn}", hint=hint)
 
     # --- tier 2 ----------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 A file is not read again when its path, size, times and inode are those of a row of a *sealed* base of the
 same client and roots, its change time is older than that scan by the file system's granularity, and no
-warning stood on it. What the index keeps of a row is 60 bytes; paths are kept as hashes only, for a row must
+warning stood on it. What the index keeps of a row is 68 bytes; paths are kept as hashes only, for a row must
 match in inode and change time too.
 """
 
@@ -64,6 +64,9 @@ class BaseIndex:
         part = {
             name: columns[name][rows] for name in ("size", "mtime_ns", "ctime_ns", "inode", "offset", "flags")
         }
+        ends = np.concatenate((np.zeros(1, np.uint64), np.cumsum(manifest.chunks.lengths, dtype=np.uint64)))
+        first = manifest.chunk_first[rows].astype(np.int64)
+        part["length"] = ends[first + manifest.chunk_count[rows]] - ends[first]
         part["key"] = np.array([hash(paths[row]) for row in rows.tolist()], np.int64)
         part["manifest"] = np.full(len(rows), index, np.uint32)
         part["row"] = rows.astype(np.uint32)
@@ -113,7 +116,7 @@ class BaseIndex:
         status, columns = found.status, self._columns
         if status.st_ctime_ns + _granularity_ns(status.st_ctime_ns) >= self._started_ns:
             return []
-        rows = []
+        rows, end = [], 0
         for at in range(lower, upper):
             if (
                 int(columns["size"][at]) != status.st_size
@@ -126,13 +129,15 @@ class BaseIndex:
             manifest, row = int(columns["manifest"][at]), int(columns["row"][at])
             if self._unusable[manifest][row]:
                 return []
+            if int(columns["offset"][at]) != end:
+                return []  # a hash that two paths share, or a part that is missing
+            end += int(columns["length"][at])
             flags = int(columns["flags"][at])
             whole = not flags & EntryFlag.PART
             rows.append(
                 BaseRow(manifest, row, int(columns["offset"][at]), whole or bool(flags & EntryFlag.LAST))
             )
-        # A hash that two paths share, or a part that is missing, shows in the ends.
-        complete = rows[0].offset == 0 and rows[-1].last and sum(row.last for row in rows) == 1
+        complete = end == status.st_size and rows[-1].last and sum(row.last for row in rows) == 1
         return rows if complete else []
 
 

@@ -274,11 +274,16 @@ class _Pipe:
         rest: list[tuple[list[Piece], StaddleError | None]] = [(batch.pieces, error)]
         while rest:
             pieces, known = rest.pop()
-            part = batch.part(pieces)
             if known is None:
-                if len(pieces) == 1 and (gone := self._given_up(batch, pieces[0])):
+                if gone := self._given_up(batch, pieces[0]):
                     await asyncio.to_thread(self._writer.lost, pieces[0], gone)
+                    rest += [(pieces[1:], None)] if pieces[1:] else []
                     continue
+                # In order, since a file's pieces follow each other: up to the next that is given up.
+                upto = next((at for at, each in enumerate(pieces) if self._given_up(batch, each)), len(pieces))
+                rest += [(pieces[upto:], None)] if pieces[upto:] else []
+                pieces = pieces[:upto]
+                part = batch.part(pieces)
                 got = await self._fetch(part)
                 if not isinstance(got, StaddleError):
                     await asyncio.to_thread(self._writer.write, part, got)

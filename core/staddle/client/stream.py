@@ -77,6 +77,7 @@ class StreamDriver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: asyncio.Task[None] | None = None
         self._outcome: Done | Failed | None = None
+        self._crash: BaseException | None = None
         self.signed: dict[int, bytes] = {}
 
     async def run(self) -> None:
@@ -87,7 +88,10 @@ class StreamDriver:
                 self._fill()
                 self._send()
                 await self._pause()
-                self._apply(self.sender.tick(_now_ns()))
+                if self._crash is not None:
+                    raise self._crash
+                if effects := self.sender.tick(_now_ns()):  # a tick of nothing must not wake us again
+                    self._apply(effects)
             if isinstance(self._outcome, Failed):
                 raise StreamFailed(self._outcome.message or self._outcome.state)
         finally:
@@ -143,7 +147,6 @@ class StreamDriver:
                 # As long as credit lasts, one task sends many: a task for each would cost more than the send.
                 if channel is not self._channel or self._outcome is not None:
                     return
-                self._fill()
                 following = self.sender.poll(_now_ns())
                 if following is None:
                     return
@@ -178,13 +181,23 @@ class StreamDriver:
                     self._pumps.append(RecordPump(self._source.remake(dropped, effect.bad), self._wake.set))
                 case Done() | Failed():
                     self._outcome = effect
+
+    def _happened(self, effects: list[SenderEffect]) -> None:
+        """Something came from outside: carry out what it means, and look what can be sent now."""
+        self._apply(effects)
         self._wake.set()
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_done)
         return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._crash = self._crash or task.exception()
+            self._wake.set()
 
     async def _ask_assign(self, effect: AskAssign) -> None:
         try:
@@ -195,11 +208,11 @@ class StreamDriver:
         match answer.reply:
             case Assigned(ticket=ticket):
                 self.signed = {ticket.epoch: answer.signed}
-                self._apply(self.sender.on_assigned(ticket, _now_ns()))
+                self._happened(self.sender.on_assigned(ticket, _now_ns()))
             case Wait():
-                self._apply(self.sender.on_wait(answer.reply, _now_ns()))
+                self._happened(self.sender.on_wait(answer.reply, _now_ns()))
             case Ended():
-                self._apply(self.sender.on_ended(answer.reply.state, answer.reply.message))
+                self._happened(self.sender.on_ended(answer.reply.state, answer.reply.message))
 
     async def _ask_close(self, effect: AskClose) -> None:
         try:
@@ -208,14 +221,14 @@ class StreamDriver:
             self._manager_said(error)
             return
         if isinstance(answer.reply, StreamClosed):
-            self._apply(self.sender.on_closed(answer.reply.total))
+            self._happened(self.sender.on_closed(answer.reply.total))
         else:
-            self._apply(self.sender.on_ended(answer.reply.state, answer.reply.message))
+            self._happened(self.sender.on_ended(answer.reply.state, answer.reply.message))
 
     def _manager_said(self, error: StaddleError) -> None:
         """A manager that is away is waited for: the engine asks again. Anything else ends the stream."""
         if not is_transport_error(error):
-            self._apply(self.sender.on_ended("failed", str(error)))
+            self._happened(self.sender.on_ended("failed", str(error)))
 
     async def _report(self, effect: Report) -> None:
         with contextlib.suppress(StaddleError):
@@ -227,7 +240,7 @@ class StreamDriver:
         try:
             link = await self._dial(ticket.agent, ticket.agent_urls)
         except StaddleError as error:
-            self._apply(self.sender.on_link_lost(ticket.epoch, str(error), _now_ns()))
+            self._happened(self.sender.on_link_lost(ticket.epoch, str(error), _now_ns()))
             return
         if ticket.epoch != self.sender.epoch:
             await link.close()
@@ -239,7 +252,7 @@ class StreamDriver:
             )
         except StaddleError as error:
             self._drop(link)
-            self._apply(self.sender.on_link_lost(ticket.epoch, str(error), _now_ns()))
+            self._happened(self.sender.on_link_lost(ticket.epoch, str(error), _now_ns()))
             return
         if link is not self._link:
             return
@@ -261,12 +274,12 @@ class StreamDriver:
             channel.cancel(Cancelled("a message that cannot be read"))
             self._lost(channel, f"the agent sent what cannot be read: {error}")
             return
-        self._apply(self.sender.on_message(message, _now_ns()))
+        self._happened(self.sender.on_message(message, _now_ns()))
 
     def _lost(self, channel: Channel, why: str) -> None:
         if channel is self._channel:
             self._channel = None
-            self._apply(self.sender.on_link_lost(self.sender.epoch, why, _now_ns()))
+            self._happened(self.sender.on_link_lost(self.sender.epoch, why, _now_ns()))
 
     def _close_link(self) -> None:
         self._channel = None

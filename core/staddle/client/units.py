@@ -151,7 +151,7 @@ def _user_name(uid: int) -> str:
     import pwd
 
     try:
-        return pwd.getpwuid(uid).pw_name
+        return _text(pwd.getpwuid(uid).pw_name)
     except KeyError:
         return ""
 
@@ -162,6 +162,11 @@ def _group_name(gid: int) -> str:
     import grp
 
     try:
-        return grp.getgrgid(gid).gr_name
+        return _text(grp.getgrgid(gid).gr_name)
     except KeyError:
         return ""
+
+
+def _text(name: str) -> str:
+    """A name from the system's tables may hold bytes that are no text."""
+    return name.encode(errors="replace").decode()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from staddle.client.connection import GridConnection, local_settings
 from staddle.config import home_paths, load
 from staddle.daemon import runfiles
 from staddle.errors import StaddleError, Unavailable
+from staddle.platform import process
 from staddle.wire.ops.base import Operation
 from staddle.wire.ops.jobs import LIST_JOBS, JobRow, ListJobs
 
@@ -27,6 +27,7 @@ Answer = TypeVar("Answer")
 
 STADDLE = [sys.executable, "-m", "staddle"]
 COMMAND_LIMIT_S = 300.0
+KILL_LIMIT_S = 10.0
 POLL_S = 0.05
 
 
@@ -142,13 +143,13 @@ class RealGrid:
 
     def backup(self, *words: str) -> RunningBackup:
         """Start a backup with `--json`."""
-        process = subprocess.Popen(
+        started = subprocess.Popen(
             [*STADDLE, "backup", *words, "--json"],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        return RunningBackup(process)
+        return RunningBackup(started)
 
     # --- looking ------------------------------------------------------------------------------------
 
@@ -159,14 +160,29 @@ class RealGrid:
 
     def wait_job(self, test: Callable[[JobRow], bool], what: str, limit_s: float = 60.0) -> JobRow:
         """The newest job, once it passes a test. Raises Unavailable after `limit_s`."""
+        found: list[JobRow] = []
+
+        def look() -> bool:
+            job = self.job()
+            if job is not None and test(job):
+                found.append(job)
+            return bool(found)
+
+        self.wait(look, what, limit_s)
+        return found[0]
+
+    def wait(self, test: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
+        """Until a test is passed. Raises Unavailable after `limit_s`, with what the grid said last."""
         end = time.monotonic() + limit_s
+        said = ""
         while time.monotonic() < end:
-            with contextlib.suppress(StaddleError):
-                job = self.job()
-                if job is not None and test(job):
-                    return job
+            try:
+                if test():
+                    return
+            except StaddleError as error:
+                said = f": {error}"
             time.sleep(POLL_S)
-        raise Unavailable(f"within {limit_s:g} s it did not happen that {what}")
+        raise Unavailable(f"within {limit_s:g} s it did not happen that {what}{said}")
 
     def pids(self, part: str) -> list[int]:
         """All processes of `manager` or `agent-NAME`."""
@@ -183,19 +199,28 @@ class RealGrid:
 
     def kill(self, part: str) -> None:
         """Kill -9 all processes of a part."""
-        for pid in self.pids(part):
-            os.kill(pid, signal.SIGKILL)
+        _end(self.pids(part))
+
+    def kill_everything(self, *running: RunningBackup) -> None:
+        """Kill -9 every process of the grid and these backups, at once."""
+        pids = [backup.process.pid for backup in running]
+        for part in self._parts():
+            with contextlib.suppress(Unavailable):
+                pids += self.pids(part)
+        _end(pids)
+        for backup in running:
+            backup.wait(10.0)
 
     def stop(self, part: str) -> None:
-        """SIGSTOP: the part is there, and silent."""
+        """The part is there, and silent."""
         for pid in self.pids(part):
-            os.kill(pid, signal.SIGSTOP)
+            process.suspend(pid)
             self._stopped.add(pid)
 
     def resume(self, part: str) -> None:
-        """SIGCONT: a zombie wakes up."""
+        """A zombie wakes up."""
         for pid in self.pids(part):
-            os.kill(pid, signal.SIGCONT)
+            process.resume(pid)
             self._stopped.discard(pid)
 
     def take_away(self, medium: str) -> None:
@@ -215,7 +240,7 @@ class RealGrid:
         assert name is not None, "the configuration names no fault_file"
         path = os.path.join(self.home, name)
         with open(path + ".new", "w", encoding="utf-8") as handle:
-            json.dump({"rules": list(rules)}, handle)
+            json.dump(list(rules), handle)
         os.replace(path + ".new", path)
 
     # --- the end ------------------------------------------------------------------------------------
@@ -224,12 +249,10 @@ class RealGrid:
         """End every process, however it stands."""
         for pid in list(self._stopped):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+                process.resume(pid)
         with contextlib.suppress(StaddleError, subprocess.TimeoutExpired):
             self.run("down", check=False, limit_s=60.0)
-        for part in self._parts():
-            with contextlib.suppress(StaddleError, ProcessLookupError):
-                self.kill(part)
+        self.kill_everything()
 
     def _parts(self) -> list[str]:
         return ["manager", *(f"agent-{name}" for name in load(self.home).agent)]
@@ -239,6 +262,17 @@ class RealGrid:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _end(pids: list[int]) -> None:
+    """Kill -9, and wait until they are gone."""
+    for pid in pids:
+        process.kill(pid)
+    end = time.monotonic() + KILL_LIMIT_S
+    while any(process.alive(pid) for pid in pids):
+        if time.monotonic() > end:
+            raise Unavailable(f"some of the processes {pids} do not end")
+        time.sleep(POLL_S)
 
 
 @contextlib.contextmanager

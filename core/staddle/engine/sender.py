@@ -12,7 +12,6 @@ far as the link has credit, and calls `tick()` at `next_wake_ns` at the latest.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 
 from staddle.engine.effects import (
     AskAssign,
@@ -43,23 +42,10 @@ from staddle.engine.messages import (
     Ticket,
     Wait,
 )
-from staddle.engine.window import Failover, SenderLimits, Window
+from staddle.engine.window import Failover, SenderLimits, SenderState, Window
 
 Effects = list[SenderEffect]
 _NEVER_NS = 1 << 62
-
-
-class SenderState(StrEnum):
-    """Where a stream stands, on the client's side."""
-
-    NEW = "new"
-    ASKING = "asking"  # an assignment was asked for
-    WAITING = "waiting"  # there is no path now
-    OPENING = "opening"  # the link is being made, the ticket opened
-    OPEN = "open"
-    CLOSING = "closing"  # everything is durable, the manager is being told
-    DONE = "done"
-    FAILED = "failed"
 
 
 class StreamSender:

@@ -1,13 +1,27 @@
-"""What a client's stream remembers: the records that are not yet durable, and what failures have cost."""
+"""What a client's stream is made of: its states, its bounds, the records not yet durable, what failures cost."""
 
 from __future__ import annotations
 
 from collections import deque
+from enum import StrEnum
 
 import msgspec
 
 from staddle.engine.effects import Sized
 from staddle.engine.messages import Cause
+
+
+class SenderState(StrEnum):
+    """Where a stream stands, on the client's side."""
+
+    NEW = "new"
+    ASKING = "asking"  # an assignment was asked for
+    WAITING = "waiting"  # there is no path now
+    OPENING = "opening"  # the link is being made, the ticket opened
+    OPEN = "open"
+    CLOSING = "closing"  # everything is durable, the manager is being told
+    DONE = "done"
+    FAILED = "failed"
 
 
 class SenderLimits(msgspec.Struct, frozen=True, kw_only=True):

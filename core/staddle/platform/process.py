@@ -93,3 +93,34 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def suspend(pid: int) -> None:
+    """Let a process stand still, with all that it holds. Its opposite is `resume`."""
+    if sys.platform == "win32":
+        _windows_suspend("NtSuspendProcess", pid)
+    else:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def resume(pid: int) -> None:
+    """Let a suspended process go on."""
+    if sys.platform == "win32":
+        _windows_suspend("NtResumeProcess", pid)
+    else:
+        os.kill(pid, signal.SIGCONT)
+
+
+if sys.platform == "win32":
+
+    def _windows_suspend(call: str, pid: int) -> None:
+        import ctypes
+
+        suspend_resume = 0x0800
+        handle = ctypes.windll.kernel32.OpenProcess(suspend_resume, False, pid)
+        if not handle:
+            raise ProcessLookupError(pid)
+        try:
+            getattr(ctypes.windll.ntdll, call)(handle)
+        finally:
+            ctypes.windll.kernel32.CloseHandle(handle)

@@ -117,7 +117,9 @@ class AgentContext:
         found = self.role.domains.get(domain)
         if found is None:
             raise Denied(
-                f"agent {self.name!r} holds no keys of dedup domain {domain!r}", retry="elsewhere", scope="agent"
+                f"agent {self.name!r} holds no keys of dedup domain {domain!r}",
+                retry="elsewhere",
+                scope="agent",
             )
         return found
 
@@ -127,7 +129,9 @@ class AgentContext:
             if keys.domain_id == domain_id:
                 return keys
         raise Denied(
-            f"agent {self.name!r} holds no keys of dedup domain {domain_id.hex()}", retry="elsewhere", scope="agent"
+            f"agent {self.name!r} holds no keys of dedup domain {domain_id.hex()}",
+            retry="elsewhere",
+            scope="agent",
         )
 
     def opened(self, signed: bytes, kind: type[Signed]) -> Signed:

@@ -50,7 +50,9 @@ class Locator:
         oldest_s = time.monotonic() - PLACE_TTL_S
         with self._lock:
             places = {item: self._places.get(item) for item in ids}
-        known = {item: place[1] for item, place in places.items() if place is not None and place[0] >= oldest_s}
+        known = {
+            item: place[1] for item, place in places.items() if place is not None and place[0] >= oldest_s
+        }
         ask = [item for item in places if item not in known]
         for at in range(0, len(ask), LOCATE_IDS_MAX):
             request = Locate(kind=kind.value, ids=ask[at : at + LOCATE_IDS_MAX])

@@ -148,6 +148,8 @@ class SegmentWorker:
             builder = SegmentBuilder(self._context.pipeline, self._plan, self._head(data.seq))
             with self._lock:
                 self._builder = builder
+                if self._cancelled:
+                    builder.cancel()
         builder.add(record, data.payload)
         full = builder.rows >= SEGMENT_ROWS_MAX or builder.chunks >= SEGMENT_CHUNKS_MAX
         self._tell(self._events.on_consumed, data.cost_bytes, full)
@@ -156,7 +158,9 @@ class SegmentWorker:
         with self._lock:
             builder, self._builder = self._builder, None
             if builder is None:
-                raise StaddleError("a segment was closed that holds no record", code="INTERNAL", scope="agent")
+                raise StaddleError(
+                    "a segment was closed that holds no record", code="INTERNAL", scope="agent"
+                )
             thread = threading.Thread(
                 target=self._finish,
                 args=(builder, segment),

@@ -137,7 +137,11 @@ class MediaSet:
         result = PutResult()
         futures = {
             name: self._pool.submit(
-                self._put_one, name, object_name(kind, object_id, placement or self._ids.random(8)), parts, digest
+                self._put_one,
+                name,
+                object_name(kind, object_id, placement or self._ids.random(8)),
+                parts,
+                digest,
             )
             for name in media
         }

@@ -91,6 +91,13 @@ class ServedStream:
         async with asyncio.timeout(timeout_s):
             await self._threads_gone.wait()
 
+    async def close(self) -> None:
+        """End the tasks. After `stop` and `ended`."""
+        tasks = [*self._tasks, *([self._committing] if self._committing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     # --- the client -----------------------------------------------------------------------------------
 
     def _on_channel(self, data: Data | StaddleError | None) -> None:
@@ -99,7 +106,9 @@ class ServedStream:
                 self._inbox.append(data)
                 self._pump()
             return
-        log.info("job %d stream %d: the client is gone: %s", self.ticket.job, self.ticket.stream, data or "closed")
+        log.info(
+            "job %d stream %d: the client is gone: %s", self.ticket.job, self.ticket.stream, data or "closed"
+        )
         self._halt()
 
     def _pump(self) -> None:

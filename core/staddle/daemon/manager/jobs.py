@@ -363,6 +363,7 @@ def _seal_of(needed: SealNeeded, keys: DomainKeys) -> Seal:
         bytes_read=needed.bytes_read,
         bytes_stored=needed.bytes_stored,
         warnings=needed.warnings,
+        manager_epoch=needed.manager_epoch,
         streams=[
             StreamEnd(
                 stream=end.stream,

@@ -198,6 +198,7 @@ class Rebuilder:
                     bytes_read=seal.bytes_read,
                     bytes_stored=seal.bytes_stored,
                     warnings=seal.warnings,
+                    manager_epoch=seal.manager_epoch,
                     streams=[
                         StreamEndOf(
                             stream=end.stream,

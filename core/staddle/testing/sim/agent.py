@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from staddle.api.types import Kind, object_name
 from staddle.engine.effects import Accept, CloseSegment, ReceiverEffect, Segment, Send, SendCommit, Stop
 from staddle.engine.messages import Commit, CommitReply, CopyOf, Stale, Ticket
-from staddle.engine.receiver import Failure, Stored, StreamReceiver
 from staddle.engine.rebuild import FoundManifest
+from staddle.engine.receiver import Failure, Stored, StreamReceiver
 from staddle.errors import StaddleError
 from staddle.testing.sim.media import Body
 from staddle.testing.sim.world import MS, Actor, Violation
@@ -241,7 +241,8 @@ class SimAgent(Actor):
             storing.copies[body.id].append(copy)
         else:
             storing.failed.append(Failure.of(copy.medium, error))
-        if storing.open == 0 and self.serving.get(key_of(serving.receiver.ticket)) is serving:
+        key = key_of(serving.receiver.ticket)
+        if storing.open == 0 and key in self.serving and self.serving[key] is serving:
             self._all_put(serving, storing)
 
     def _all_put(self, serving: Serving, storing: Storing) -> None:

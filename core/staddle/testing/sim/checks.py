@@ -191,6 +191,9 @@ def _check_rebuild(grid: Grid, state: GridState) -> None:
             raise Violation(f"pruned backup {number} came back in a rebuild")
         if backup.state in SEALED or not backup.seal:
             _check_backup(grid, fresh, backup)
+        if state.backups[number].state is BackupState.INCOMPLETE:
+            # A seal that was stored as the last medium went offline: never logged, and whole again by now.
+            backup.state = BackupState.INCOMPLETE
     if lost:
         return
     if rebuilt.findings:

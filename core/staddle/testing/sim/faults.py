@@ -17,7 +17,7 @@ def plan(grid: Grid) -> None:
         world.loss, world.doubles = world.rng.choice((0.01, 0.04)), world.rng.choice((0.0, 0.05))
         world.ordered = False
         world.delay_max_ns = world.rng.choice((2, 6, 12)) * MS
-    faults = [_crash, _crash, _pause, _pause, _medium, _medium, _partition, _no_lease]
+    faults = [_crash, _crash, _pause, _pause, _medium, _medium, _partition, _no_lease, _zombie]
     if world.chance(0.25):
         _lose(grid)
     for _ in range(world.between(1, 6)):
@@ -73,9 +73,41 @@ def _partition(grid: Grid) -> None:
 
 def _no_lease(grid: Grid) -> None:
     """A manager that serves on, cut off from the service that grants its lease."""
-    pair, when = frozenset((grid.world.rng.choice(grid.managers).name, "lease")), _when(grid)
-    grid.world.at(when, grid.world.cut.add, pair)
-    grid.world.at(when + _lasts(grid), grid.world.cut.discard, pair)
+    when, lasts = _when(grid), grid.world.between(800, 2000) * MS
+    hangs = grid.world.chance(0.5)
+
+    def act() -> None:
+        pair = frozenset((grid.lease.holder, "lease"))
+        grid.world.trace(grid.lease.holder, "can't renew")
+        grid.world.cut.add(pair)
+        grid.world.at(lasts, grid.world.cut.discard, pair)
+        if hangs:  # its writes land when another has taken over
+            grid.world.at(600 * MS, grid.log.hang, grid.lease.epoch, lasts)
+
+    grid.world.at(when, act)
+
+
+def _zombie(grid: Grid) -> None:
+    """The manager in office stops with writes under way; they land when another has taken over.
+
+    Half the time nobody can reach the other manager meanwhile, so the zombie's word is the first they hear.
+    """
+    lasts, hangs = grid.world.between(1100, 1900) * MS, grid.world.between(900, 1500) * MS
+    alone = grid.world.chance(0.5)
+
+    def act() -> None:
+        node = next((node for node in grid.managers if node.name == grid.lease.holder), grid.managers[0])
+        grid.log.hang(grid.lease.epoch, hangs)
+        pause_ns = grid.world.between(1, 60) * MS
+        grid.world.at(pause_ns, node.pause)
+        grid.world.at(pause_ns + lasts, node.resume)
+        others = [other for other in grid.managers if other is not node]
+        for actor in (*grid.agents, *grid.clients) if alone else ():
+            pair = frozenset((actor.name, others[0].name))
+            grid.world.cut.add(pair)
+            grid.world.at(pause_ns + lasts + 30 * MS, grid.world.cut.discard, pair)
+
+    grid.world.at(_when(grid), act)
 
 
 def _lose(grid: Grid) -> None:

@@ -20,9 +20,8 @@ from staddle.testing.sim.manager import TTL_NS, SimManager
 from staddle.testing.sim.media import Body, Medium
 from staddle.testing.sim.world import MS, S, Violation, World
 
-RUN_NS_MAX = 90 * S
+RUN_NS_MAX = 25 * S
 EVENTS_MAX = 60_000
-MANAGER_EPOCH_0 = 1
 
 
 class Kit:
@@ -56,6 +55,9 @@ class Grid:
         age_ns = world.rng.choice((150 * MS, 1000 * S))
         self.limits = ReceiverLimits(segment_age_ns=age_ns, commit_repeat_ns=120 * MS, progress_ns=80 * MS)
         self.media = {name: Medium(world, name) for name in ("m0", "m1", "m2")}
+        put_ms_max = world.rng.choice((6, 6, 60))
+        for medium in self.media.values():
+            medium.put_ms_max = put_ms_max
         self.agents = [SimAgent(self, f"a{number}") for number in range(3)]
         self.lease = LeaseService(world, TTL_NS)
         self.log = SimLog(world, fences=world.chance(0.5))
@@ -124,9 +126,9 @@ class Grid:
         """The manager in office, if there is one."""
         for manager in self.managers:
             core = manager.core
-            if core and manager.serving and manager.alive and not manager.paused:
-                if core.lease.may_serve(self.world.now_ns):
-                    return manager
+            awake = core and manager.serving and manager.alive and not manager.paused
+            if core and awake and core.lease.may_serve(self.world.now_ns):
+                return manager
         return None
 
     def agent(self, name: str) -> SimAgent:

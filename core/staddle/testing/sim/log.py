@@ -22,18 +22,20 @@ class SimLog:
         self.files: dict[int, list[Record]] = {}
         self.sealed: dict[int, int] = {}
         self._pending: dict[int, list[list[Record]]] = {}
-        self._next_ns = 0
+        self._next_ns: dict[int, int] = {}
 
     def append(self, epoch: int, records: list[Record], done: Callable[[bool], None]) -> None:
         """Write; `done(True)` when durable. Appends land in their order."""
-        slow = (
-            self.world.between(0, 600)
-            if self.world.chance(self.hangs)
-            else self.world.between(0, self.slow_ms)
-        )
-        self._next_ns = max(self._next_ns + 1, self.world.now_ns + slow * MS + 1000)
+        world = self.world
+        slow = world.between(0, 600) if world.chance(self.hangs) else world.between(0, self.slow_ms)
+        when_ns = max(self._next_ns.get(epoch, 0) + 1, world.now_ns + slow * MS + 1000)
+        self._next_ns[epoch] = when_ns
         self._pending.setdefault(epoch, []).append(records)
-        self.world.at(self._next_ns - self.world.now_ns, self._land, epoch, records, done)
+        world.at(when_ns - world.now_ns, self._land, epoch, records, done)
+
+    def hang(self, epoch: int, for_ns: int) -> None:
+        """The disk of this epoch's manager answers nothing for a while."""
+        self._next_ns[epoch] = max(self._next_ns.get(epoch, 0), self.world.now_ns + for_ns)
 
     def _land(self, epoch: int, records: list[Record], done: Callable[[bool], None]) -> None:
         pending = self._pending.get(epoch, [])

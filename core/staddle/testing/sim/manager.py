@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from staddle.api.types import Kind, object_name
@@ -11,14 +12,13 @@ from staddle.engine.commit import unusable
 from staddle.engine.configure import decide_medium_state
 from staddle.engine.health import Health, HealthLimits
 from staddle.engine.jobs import decide_finish, decide_sealed
-from staddle.engine.lease import ManagerLease
 from staddle.engine.manager import Append, ManagerCore, ManagerEffect, Publish, Reply
 from staddle.engine.messages import CopyOf, FinishJob, SealNeeded
 from staddle.engine.state import GridState
 from staddle.engine.tables import SEALED, BackupState, JobState, MediumStatus
 from staddle.errors import Fenced, StaddleError
 from staddle.testing.sim.media import Body
-from staddle.testing.sim.world import MS, S, Actor
+from staddle.testing.sim.world import MS, Actor, Backlog, S
 
 if TYPE_CHECKING:
     from staddle.testing.sim.grid import Grid
@@ -48,6 +48,10 @@ class SimManager(Actor):
         self.core: ManagerCore | None = None
         self.serving = False
         self.busy: set[object] = set()
+
+    def in_order(self, backlog: Backlog) -> Backlog:
+        """A thread that waits for the disk may be the first to run, before any timer has noticed the gap."""
+        return sorted(backlog, key=lambda item: item[0] != self._durable)
 
     # --- the lease ------------------------------------------------------------------------------
 
@@ -212,13 +216,19 @@ class SimManager(Actor):
 
     def _seal(self) -> None:
         core = self.core
-        for number in list(core.state.active) if core else []:
+        if core is None:
+            return
+        for number in list(core.state.active):
             if core.state.jobs[number].state is JobState.SEALING and ("seal", number) not in self.busy:
                 request = FinishJob(job=number, session=b"")
                 self.change(decide_finish, request, self.world.wall_ns, then=self._put_seal)
 
     def _put_seal(self, needed: object) -> None:
-        if not isinstance(needed, SealNeeded) or ("seal", needed.job) in self.busy or not needed.media:
+        core = self.core
+        if core is None or not isinstance(needed, SealNeeded) or not needed.media:
+            return
+        # The answer had to wait for the log: look again whether a seal is still needed.
+        if core.state.jobs[needed.job].state is not JobState.SEALING or ("seal", needed.job) in self.busy:
             return
         self.busy.add(("seal", needed.job))
         body = Body(id=self.world.new_id(), kind="seal", seal=needed)
@@ -333,11 +343,11 @@ class SimManager(Actor):
                 copy.medium,
                 copy.name,
                 self.world.wall_ns,
-                then=lambda _, body=body, copy=copy: self._copy(body, copy),
+                then=partial(self._copy, body, copy),
             )
             return
 
-    def _copy(self, body: Body, copy: CopyOf) -> None:
+    def _copy(self, body: Body, copy: CopyOf, _: object) -> None:
         def done(error: StaddleError | None) -> None:
             self.receive(self._copied, (body, copy, error))
 

@@ -19,7 +19,7 @@ from staddle.testing.sim.world import MS, World
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """What an object says. `rows` are (content, container) in a manifest, (content, own id) in a container."""
+    """What an object says. `rows` are (content, container); in a container the latter is its own id."""
 
     id: bytes
     kind: str
@@ -57,6 +57,7 @@ class Medium:
         self.slow = False
         self.lost = False
         self.doubt = 0.0
+        self.put_ms_max = 6
 
     @property
     def works(self) -> bool:
@@ -66,7 +67,7 @@ class Medium:
     def put(self, name: str, body: Body, done: Callable[[StaddleError | None], None]) -> None:
         """Store an object; `done(None)` stands for the receipt. It may land after its caller is dead."""
         world = self.world
-        delay = world.between(1, 6) * MS
+        delay = world.between(1, self.put_ms_max) * MS
         if self.errors or self.lost:
             world.at(delay, done, MediumFailed(f"{self.name} answers with errors"))
         elif self.full:

@@ -43,12 +43,12 @@ def _any_state(t: Tables, container: bytes, pool: Pool, domains: dict[str, str] 
     return _usable(t, container, pool, domains)
 
 
-def _any_copies(t: Tables, container: bytes, pool: Pool, domains: dict[str, str] | None = None) -> bool:
+def _any_copies(t: Tables, container: bytes, *_: object) -> bool:
     item = t.objects.get(container)
     return item is not None and item.kind == "container" and item.state is not ObjectState.DELETING
 
 
-def _nothing_held(self: Tables, backup: int) -> list[int]:
+def _nothing_held(*_: object) -> list[int]:
     return []
 
 

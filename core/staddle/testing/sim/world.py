@@ -13,6 +13,7 @@ S = 1000 * MS
 WALL_0_NS = 1_700_000_000 * S
 
 Call = Callable[..., None]
+Backlog = list[tuple[Call, tuple[Any, ...]]]
 
 
 class Violation(AssertionError):
@@ -92,7 +93,7 @@ class Actor:
         self.alive = True
         self.paused = False
         self._life = 0
-        self._backlog: list[tuple[Call, tuple[Any, ...]]] = []
+        self._backlog: Backlog = []
         self._armed_ns = 1 << 62
 
     def after(self, delay_ns: int, call: Call, *args: Any) -> None:
@@ -163,9 +164,13 @@ class Actor:
         if self.paused:
             self.world.trace(self.name, "goes on")
             self.paused = False
-            backlog, self._backlog = self._backlog, []
+            backlog, self._backlog = self.in_order(self._backlog), []
             for call, args in backlog:
                 self.after(0, call, *args)
+
+    def in_order(self, backlog: Backlog) -> Backlog:
+        """In which order a resumed process meets what has waited."""
+        return backlog
 
     def forget(self) -> None:
         """Drop what a crash takes away."""

@@ -1,0 +1,180 @@
+"""Says hello to each manager that is found, and does what its welcome asks: labels, keyring, keys, libraries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import msgspec
+
+from staddle.api.media import Deadline
+from staddle.api.types import Kind, Label, object_name
+from staddle.daemon.agent.context import AgentContext, Role
+from staddle.data import label as label_format
+from staddle.data.crypto import DomainKeys, digest
+from staddle.dedup.library import Library
+from staddle.dedup.ownermap import OwnerMap
+from staddle.errors import NotFound, StaddleError
+from staddle.wire.link import Link
+from staddle.wire.ops.agents import AGENT_HELLO, AgentHello, AgentWelcome
+
+log = logging.getLogger(__name__)
+
+LABEL_DEADLINE_S = 5.0
+"""For one look at a label. A medium that hangs must not keep the agent from its manager."""
+LOOK_AGAIN_S = 5.0
+HELLO_TIMEOUT_S = 30.0
+PLACEMENT_BYTES = 8
+
+_domain_keys: msgspec.msgpack.Decoder[DomainKeys] = msgspec.msgpack.Decoder(DomainKeys)
+
+
+class Greeter:
+    """Belongs to the loop; looks at media in threads.
+
+    Attributes:
+        greeted: set once the first manager was followed.
+    """
+
+    def __init__(self, context: AgentContext) -> None:
+        self._context = context
+        self._urls: tuple[str, ...] = ()
+        self._labels: dict[str, bytes] = {}
+        self._media_pool = ThreadPoolExecutor(max(len(context.media.names), 1), thread_name_prefix="label")
+        self._with_keyring: set[str] = set()
+        self.greeted = asyncio.Event()
+
+    def serves_at(self, urls: Iterable[str]) -> None:
+        """Where clients find this agent, best first. Before the first hello."""
+        self._urls = tuple(urls)
+
+    async def on_connected(self, link: Link) -> None:
+        """A link to a manager is new: say hello before anything else. Raises what the manager said; Fenced."""
+        await asyncio.to_thread(self._read_labels)
+        request = AgentHello(part="data", pid=os.getpid(), urls=self._urls, labels=dict(self._labels))
+        reply = await link.request(AGENT_HELLO.name, request, timeout_s=HELLO_TIMEOUT_S)
+        await asyncio.to_thread(self._follow, AGENT_HELLO.decode(reply))
+        self.greeted.set()
+
+    async def run(self) -> None:
+        """Stay connected, and tell the manager of media that can be read only now. Until cancelled."""
+        while True:
+            try:
+                link = await self._context.manager.link()
+                if await asyncio.to_thread(self._read_labels):
+                    await self.on_connected(link)
+            except StaddleError as error:
+                log.info("no manager now: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            await asyncio.wait([asyncio.ensure_future(link.wait_closed())], timeout=LOOK_AGAIN_S)
+
+    def close(self) -> None:
+        """End the threads; one that hangs is left behind."""
+        self._media_pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- in threads -----------------------------------------------------------------------------------
+
+    def _read_labels(self) -> bool:
+        """Look at the media whose label is not known yet. Whether there is news."""
+        missing = [name for name in self._context.media.names if name not in self._labels]
+        if not missing:
+            return False
+        futures = {self._media_pool.submit(self._read_label, name): name for name in missing}
+        news = False
+        try:
+            for future in as_completed(futures, LABEL_DEADLINE_S + 1.0):
+                text = future.result()
+                if text is not None:
+                    self._labels[futures[future]] = text
+                    news = True
+        except TimeoutError:
+            late = ", ".join(name for future, name in futures.items() if not future.done())
+            log.warning("no answer from %s", late)
+        return news
+
+    def _read_label(self, name: str) -> bytes | None:
+        try:
+            return self._context.media.medium(name).read_label(Deadline(LABEL_DEADLINE_S))
+        except NotFound:
+            return b""
+        except StaddleError as error:
+            log.warning("medium %s: its label can't be read: %s", name, error)
+            return None
+
+    def _follow(self, welcome: AgentWelcome) -> None:
+        """Take the role; raises Fenced for a manager that was replaced (K3)."""
+        decoded = [_domain_keys.decode(each) for each in welcome.domains]
+        role = Role(
+            grid=welcome.grid,
+            manager_epoch=welcome.manager_epoch,
+            ticket_key=welcome.ticket_key,
+            domains={keys.domain: keys for keys in decoded},
+            owner_map=OwnerMap.from_bytes(welcome.owner_map) if welcome.owner_map else OwnerMap.everyone(),
+        )
+        self._context.take_role(role)
+        labels = self._decoded(welcome.labels)
+        fresh = [name for name in welcome.fresh if self._labels.get(name) == b"" and name in labels]
+        futures = [self._media_pool.submit(self._initialise, n, labels[n], welcome.labels[n]) for n in fresh]
+        for future in futures:
+            future.result()
+        self._context.media.set_labels(labels, welcome.manager_epoch)
+        self._open_libraries(role)
+        for name in labels:
+            if name not in self._with_keyring:
+                self._media_pool.submit(self._keep_keyring, name, welcome.grid, welcome.keyring)
+
+    def _decoded(self, texts: dict[str, bytes]) -> dict[str, Label]:
+        labels = {}
+        for name, text in texts.items():
+            if name in self._context.media.names:
+                try:
+                    labels[name] = label_format.decode(text)
+                except StaddleError as error:
+                    log.error("medium %s: the manager's label can't be read: %s", name, error)
+        return labels
+
+    def _initialise(self, name: str, label: Label, text: bytes) -> None:
+        media = self._context.media
+        try:
+            media.medium(name).initialize(label, text, media.deadline(name))
+        except StaddleError as error:
+            # Another agent may have labelled it just now, with this very text or not: look again.
+            log.warning("medium %s was not labelled: %s", name, error)
+            self._labels.pop(name, None)
+            return
+        self._labels[name] = text
+        log.info("medium %s is labelled as volume %s", name, label.volume.hex())
+
+    def _keep_keyring(self, name: str, grid: bytes, keyring: bytes) -> None:
+        """One keyring on each medium, always under the same name, so that no second one comes about."""
+        media = self._context.media
+        whole = digest([keyring])
+        placement = whole[:PLACEMENT_BYTES]
+        try:
+            try:
+                media.volume(name).stat(object_name(Kind.KEYRING, grid, placement), media.deadline(name))
+            except NotFound:
+                failed = media.put(Kind.KEYRING, grid, [keyring], whole, [name], placement).failed
+                if failed:
+                    raise failed[name] from None
+            self._with_keyring.add(name)
+        except StaddleError as error:
+            log.warning("medium %s has no keyring yet: %s", name, error)
+
+    def _open_libraries(self, role: Role) -> None:
+        context = self._context
+        for domain in role.domains:
+            library = context.libraries.get(domain)
+            try:
+                if library is None:
+                    path = os.path.join(context.directory, "library", domain)
+                    context.libraries[domain] = Library.open(path, context.name, role.owner_map)
+                else:
+                    library.set_owner_map(role.owner_map)
+            except (StaddleError, OSError) as error:
+                # Without it everything is stored again: space, not a failure. The next hello tries again.
+                log.error("the fingerprint library of %s can't be used: %s", domain, error)

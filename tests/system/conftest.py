@@ -1,0 +1,17 @@
+"""A scene to be broken, as a fixture; and the shared modules, which importlib mode does not find by itself."""
+
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from scene import Scene
+
+
+@pytest.fixture
+def scene(tmp_path, seed):
+    """Three agents, three media, two copies; 40 MiB that take some seven seconds."""
+    with Scene(tmp_path, seed) as made:
+        yield made

@@ -1,0 +1,439 @@
+"""The pump, and one stream over real links: whatever agents do, all records become durable once, in order."""
+
+import asyncio
+import threading
+import time
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from staddle.client import stream as stream_module
+from staddle.client.pump import RecordPump
+from staddle.client.stream import StreamDriver, StreamFailed
+from staddle.client.units import Record
+from staddle.engine.messages import (
+    Assigned,
+    Cause,
+    Durable,
+    Ended,
+    Exclude,
+    Flush,
+    Nack,
+    Opened,
+    PathFailed,
+    Progress,
+    Refused,
+    StreamClosed,
+    Ticket,
+    Wait,
+)
+from staddle.engine.sender import StreamSender
+from staddle.engine.window import SenderLimits
+from staddle.errors import PathLost, StaddleError
+from staddle.wire.channel import Data
+from staddle.wire.endpoint import NO_CREDENTIALS, connect, serve
+from staddle.wire.handlers import Handlers
+from staddle.wire.messages import Hello
+from staddle.wire.ops.base import Nothing, register
+from staddle.wire.ops.data import FLUSH_SEQ, OPEN_STREAM
+from staddle.wire.ops.jobs import ASSIGN, CLOSE_STREAM, REPORT_FAILOVER, AssignAnswer, CloseAnswer
+from staddle.wire.redial import Redial
+
+CREDIT = 4 << 20
+SEGMENT = 3000
+CLIENT = Hello(name="c", role="client")
+
+
+def run(work, timeout_s=10):
+    async def bounded():
+        async with asyncio.timeout(timeout_s):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+class Grid:
+    """A manager with one stream, and agents that do what a script says, one entry per assignment.
+
+    A script's entry is (fault, after): the fault comes once `after` records have arrived.
+    """
+
+    def __init__(self, script=(), waits=0, ended=None):
+        self.script = list(script)
+        self.waits = waits
+        self.ended = ended
+        self.epoch = 0
+        self.committed = []
+        self.closed = None
+        self.asked = []
+        self.reports = []
+        self.bad = []
+        self.bit = []
+
+    async def start(self):
+        manager = Handlers()
+        register(manager, ASSIGN, self._assign)
+        register(manager, CLOSE_STREAM, self._close)
+        register(manager, REPORT_FAILOVER, self._report)
+        agent = Handlers()
+        register(agent, OPEN_STREAM, self._open, channel=True)
+        self.manager = await serve("mem://", NO_CREDENTIALS, Hello(name="m", role="manager"), manager)
+        self.agent = await serve("mem://", NO_CREDENTIALS, Hello(name="a", role="agent"), agent)
+        return self
+
+    async def stop(self):
+        await self.agent.close(0.1)
+        await self.manager.close(0.1)
+
+    async def dial(self, name, urls):
+        return await connect(self.agent.url, NO_CREDENTIALS, CLIENT, expect_role="agent")
+
+    async def _assign(self, call):
+        self.asked.append(call.args)
+        if self.ended:
+            return AssignAnswer(reply=Ended(state=self.ended, message="by an operator"))
+        if self.waits:
+            self.waits -= 1
+            return AssignAnswer(reply=Wait(why="busy", retry_after_ns=10_000_000))
+        if call.args.expected_epoch == self.epoch:
+            self.epoch += 1
+            self.bad += call.args.bad
+            self.fault = self.script.pop(0) if self.script else ("", 0)
+            if self.fault[0] == "lost answer":
+                self.fault = ("", 0)
+                raise StaddleError("cut", code="IN_DOUBT")
+        ticket = Ticket(
+            grid=bytes(16), job=1, stream=0, epoch=self.epoch, manager_epoch=1, agent="a", agent_urls=["x"],
+            media=["m"], next_seq=len(self.committed), backup=1, client="c", name="n", pool="p", domain="d",
+            min_copies=1, segment_bytes=SEGMENT, bad=self.bad,
+        )  # fmt: skip
+        return AssignAnswer(reply=Assigned(ticket=ticket), signed=b"%d" % self.epoch)
+
+    async def _close(self, call):
+        assert call.args.total == len(self.committed)
+        self.closed = call.args.total
+        return CloseAnswer(reply=StreamClosed(total=call.args.total))
+
+    async def _report(self, call):
+        self.reports.append(call.args)
+        return Nothing()
+
+    async def _open(self, call):
+        epoch = int(call.args.signed)
+        fault, after = self.fault
+        if fault == "refuse to open":
+            self.bit.append(fault)
+            raise StaddleError("not now", code="BUSY", retry="after")
+        Serving(self, call, epoch, fault, after)
+        return Nothing()
+
+
+class Serving:
+    """One ticket at the agent."""
+
+    def __init__(self, grid, call, epoch, fault, after):
+        self.grid, self.link, self.channel = grid, call.link, call.channel
+        self.epoch, self.fault, self.after = epoch, fault, after
+        self.expected = len(grid.committed)
+        self.segment, self.seen, self.mute = [], 0, False
+        self.tasks = set()
+        self.channel.grant(CREDIT)
+        self.channel.listen(self.on_data)
+        self.say(Opened(epoch=epoch, next_seq=self.expected))
+
+    def say(self, message):
+        async def send():
+            try:
+                await self.channel.send(0, msgspec.msgpack.encode(message))
+            except StaddleError:
+                pass
+
+        if not self.mute:
+            task = asyncio.get_running_loop().create_task(send())
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def on_data(self, data):
+        if not isinstance(data, Data) or self.mute:
+            return
+        self.channel.grant(data.cost_bytes)
+        if data.seq == FLUSH_SEQ:
+            flush = msgspec.msgpack.decode(data.meta, type=Flush)
+            if flush.upto <= self.expected:
+                self.commit()
+            else:
+                self.say(Nack(epoch=self.epoch, expected=self.expected))
+            return
+        if data.seq != self.expected:
+            return  # what comes after a gap is dropped; the sender goes back
+        self.seen += 1
+        if self.fault and self.seen > self.after:
+            fault, self.fault = self.fault, ""
+            self.grid.bit.append(fault)
+            if not self.act(fault):
+                return
+        self.segment.append((data.meta, bytes(data.payload)))
+        self.expected += 1
+        if sum(len(payload) for _, payload in self.segment) >= SEGMENT:
+            self.commit()
+
+    def act(self, fault):
+        """Do it; whether the record is taken all the same."""
+        if fault == "cut":
+            self.mute = True
+            self.link.abort(PathLost("killed"))
+        elif fault == "silence":
+            self.mute = True
+        elif fault == "nack":
+            self.say(Nack(epoch=self.epoch, expected=self.expected))
+        elif fault == "medium":
+            self.say(
+                PathFailed(epoch=self.epoch, cause=Cause.MEDIUM_LOST, exclude=[Exclude("", "m")], message="EIO")
+            )
+            self.mute = True
+        elif fault == "refuse":
+            self.say(Refused(epoch=self.epoch, containers=[bytes([self.epoch]) * 16]))
+            self.mute = True
+        elif fault == "commit, then cut":
+            self.commit(tell=False)
+            self.mute = True
+            self.link.abort(PathLost("killed"))
+        elif fault == "nonsense":
+            task = asyncio.get_running_loop().create_task(self.channel.send(0, b"\xc1"))
+            self.tasks.add(task)
+            self.mute = True
+        elif fault == "progress":
+            self.say(Progress(epoch=self.epoch, message="waiting for a mount"))
+            return True
+        return False
+
+    def commit(self, *, tell=True):
+        assert self.expected - len(self.segment) == len(self.grid.committed)
+        if self.epoch == self.grid.epoch:
+            self.grid.committed += self.segment
+            self.segment = []
+            if tell:
+                self.say(Durable(epoch=self.epoch, upto=self.expected))
+
+
+class Remaking:
+    """Stands for the source: what is made again comes in records of other sizes."""
+
+    def remake(self, dropped, bad):
+        for record in dropped:
+            half = len(record.payload) // 2
+            yield Record(record.meta, bytes(record.payload[:half]))
+            yield Record(record.meta, bytes(record.payload[half:]))
+
+
+def backup(sizes, grid, *, window=3 * SEGMENT, silence_s=0.3, records=None):
+    content = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+
+    async def work():
+        await grid.start()
+        manager = Redial([grid.manager.url], NO_CREDENTIALS, CLIENT, expect_role="manager")
+        limits = SenderLimits(
+            window_bytes_max=window,
+            silence_ns=int(silence_s * 1e9),
+            ask_repeat_ns=50_000_000,
+            flush_repeat_ns=50_000_000,
+        )
+        sender = StreamSender(1, 0, limits, session=b"s")
+        feed = records or (Record(b"m", each) for each in content)
+        driver = StreamDriver(sender, Remaking(), iter(feed), manager, grid.dial)
+        try:
+            await driver.run()
+        finally:
+            await manager.close()
+            await grid.stop()
+        return sender
+
+    sender = run(work())
+    assert b"".join(payload for _, payload in grid.committed) == b"".join(content)
+    assert grid.closed == len(grid.committed)
+    return sender
+
+
+def test_all_records_become_durable_in_order():
+    grid = Grid()
+    sender = backup([100] * 500, grid)
+    assert [len(payload) for _, payload in grid.committed] == [100] * 500
+    assert sender.bytes_resent == 0
+    assert sender.failovers == []
+
+
+def test_a_stream_without_records_is_closed():
+    grid = Grid()
+    backup([], grid)
+    assert grid.closed == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("cut", Cause.AGENT_LOST),
+        ("commit, then cut", Cause.AGENT_LOST),
+        ("refuse to open", Cause.AGENT_LOST),
+        ("nonsense", Cause.AGENT_LOST),
+        ("silence", Cause.AGENT_SILENT),
+        ("medium", Cause.MEDIUM_LOST),
+    ],
+)
+def test_a_path_that_fails_is_left_and_the_window_goes_over_another(fault, cause):
+    grid = Grid([(fault, 45)])
+    sender = backup([200] * 100, grid)
+    assert grid.bit == [fault]
+    assert [each.cause for each in sender.failovers] == [cause]
+    assert grid.asked[-1].cause == cause
+    assert sender.bytes_resent <= sender.limits.window_bytes_max + 300
+    assert [report.epoch for report in grid.reports] == [2]
+    if fault == "medium":
+        assert grid.asked[-1].exclude == [Exclude("", "m")]
+
+
+def test_a_gap_is_sent_again_on_the_same_path():
+    grid = Grid([("nack", 20)])
+    sender = backup([200] * 100, grid)
+    assert grid.bit == ["nack"]
+    assert len(grid.asked) == 1
+    assert sender.failovers == []
+    assert sender.bytes_resent > 0
+
+
+def test_refused_containers_make_the_window_anew():
+    grid = Grid([("refuse", 20)])
+    sender = backup([200] * 100, grid)
+    assert grid.bit == ["refuse"]
+    assert grid.bad == [bytes([1]) * 16]
+    assert sender.failovers == [], "a refusal is no failover"
+    assert 100 in {len(payload) for _, payload in grid.committed}
+
+
+def test_progress_is_a_sign_of_life_and_waits_are_waited():
+    grid = Grid([("progress", 3)], waits=3)
+    backup([200] * 50, grid)
+    assert grid.bit == ["progress"]
+    assert len(grid.asked) == 4
+
+
+def test_a_lost_answer_to_an_assignment_is_asked_for_again():
+    grid = Grid([("lost answer", 0)])
+    sender = backup([200] * 50, grid)
+    assert len(grid.asked) >= 2
+    assert sender.failovers == []
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(0, 900), max_size=60),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["cut", "nack", "medium", "refuse", "commit, then cut", "nonsense", "lost answer"]),
+            st.integers(0, 30),
+        ),
+        max_size=5,
+    ),
+)
+def test_whatever_happens_the_content_is_durable_once_and_in_order(sizes, script):
+    backup(sizes, Grid(script), window=2 * SEGMENT + 500, silence_s=5)
+
+
+def test_a_job_that_was_cancelled_ends_the_stream():
+    with pytest.raises(StreamFailed, match="by an operator"):
+        backup([10], Grid(ended="cancelled"))
+
+
+def test_an_error_of_the_scan_ends_the_stream():
+    def records():
+        yield Record(b"m", b"x")
+        raise StaddleError("the root is gone")
+
+    with pytest.raises(StaddleError, match="root is gone"):
+        backup([], Grid(), records=records())
+
+
+# --- the pump -------------------------------------------------------------------------------------
+
+
+def test_the_pump_reads_ahead_so_far_and_no_further():
+    produced = []
+
+    def records():
+        for number in range(100):
+            produced.append(number)
+            yield Record(b"", bytes(1000))
+
+    async def work():
+        ready = asyncio.Event()
+        pump = RecordPump(records(), ready.set, ahead_bytes=5000)
+        await ready.wait()
+        await asyncio.sleep(0.1)
+        assert len(produced) <= 6
+        taken = 0
+        while not pump.exhausted:
+            taken += pump.take() is not None
+            assert len(produced) - taken <= 6
+            await asyncio.sleep(0)
+        assert taken == 100
+        assert pump.error is None
+        assert pump.take() is None
+        pump.close()
+
+    run(work())
+
+
+def test_a_record_larger_than_the_read_ahead_passes():
+    async def work():
+        pump = RecordPump(iter([Record(b"", bytes(100)), Record(b"", bytes(100))]), lambda: None, ahead_bytes=1)
+        taken = 0
+        while not pump.exhausted:
+            taken += pump.take() is not None
+            await asyncio.sleep(0.001)
+        assert taken == 2
+        pump.close()
+
+    run(work())
+
+
+def test_closing_a_pump_that_waits_for_room_ends_its_thread():
+    def endless():
+        while True:
+            yield Record(b"", bytes(1000))
+
+    async def work():
+        before = threading.active_count()
+        pump = RecordPump(endless(), lambda: None, ahead_bytes=2000)
+        await asyncio.sleep(0.05)
+        start = time.monotonic()
+        await asyncio.to_thread(pump.close)
+        assert time.monotonic() - start < 5
+        assert pump.take() is None
+        assert threading.active_count() <= before + 1  # the executor's thread
+
+    run(work())
+
+
+def test_what_ends_the_reading_is_told_after_the_records_before_it():
+    def failing():
+        yield Record(b"", b"one")
+        raise ValueError("broken")
+
+    async def work():
+        ready = asyncio.Event()
+        pump = RecordPump(failing(), ready.set)
+        while not pump.exhausted:
+            record = pump.take()
+            if record is not None:
+                assert bytes(record.payload) == b"one"
+            await asyncio.sleep(0.001)
+        assert isinstance(pump.error, ValueError)
+        pump.close()
+
+    run(work())
+
+
+def test_the_driver_uses_the_monotonic_clock():
+    before = time.monotonic_ns()
+    assert before <= stream_module._now_ns() <= time.monotonic_ns()
