@@ -1,10 +1,10 @@
-"""One interleaved run of borg, restic and Staddle over the same corpora: wall, CPU of all processes, bytes stored.
+"""Borg, restic and Staddle over the same corpora, interleaved: wall, CPU of all processes, bytes stored.
 
     python3 dev.py bench [--rounds N] [--only tree,image] [--json FILE]
 
-Each tool runs at its defaults with encryption, its repository on the same disk. Staddle is a grid of a manager,
-one agent and one directory medium with `copies = 1`; the CPU of its daemons counts. The figures are medians;
-machines are noisy, so compare within one run only.
+Each tool runs at its defaults with encryption, its repository on the same disk. Staddle is a grid of a
+manager, one agent and one directory medium with `copies = 1`; the CPU of its daemons counts. The figures are
+medians; machines are noisy, so compare within one run only.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def restic(work: str) -> Tool:
     """Restic at its defaults."""
     repo = os.path.join(work, "restic")
     environment = {
-        "RESTIC_PASSWORD": "bench", "RESTIC_REPOSITORY": repo, "RESTIC_CACHE_DIR": os.path.join(work, "restic-cache"),
+        "RESTIC_PASSWORD": "bench", "RESTIC_REPOSITORY": repo,
+        "RESTIC_CACHE_DIR": os.path.join(work, "restic-cache"),
     }  # fmt: skip
     subprocess.run(["restic", "init"], env=os.environ | environment, check=True, capture_output=True)
     return Tool(
@@ -197,8 +198,7 @@ def make_random(path: str) -> None:
     rng = random.Random(13)
     os.makedirs(path)
     with open(os.path.join(path, "noise"), "wb") as handle:
-        for _ in range(256):
-            handle.write(rng.randbytes(MIB))
+        handle.writelines(rng.randbytes(MIB) for _ in range(256))
 
 
 CORPORA = {"tree": make_tree, "image": make_image, "small": make_small, "random": make_random}

@@ -1,6 +1,8 @@
 """The whole grid in a seeded simulation: clean with the real rules, broken by every mutant."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +38,17 @@ def test_the_mutant_is_caught(name):
 def test_the_same_seed_gives_the_same_run():
     for seed in range(START, START + 5):
         assert run_seed(seed) == run_seed(seed)
+
+
+def test_another_process_replays_a_seed_from_one_line():
+    def play(hash_seed):
+        command = [sys.executable, "-m", "staddle.testing.sim", "--seed", "7", "-v"]
+        env = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    trace = play("1")
+    assert "takes office" in trace
+    assert trace == play("2")
 
 
 def test_the_faults_bite():

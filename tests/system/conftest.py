@@ -1,4 +1,4 @@
-"""A scene to be broken, as a fixture; and the shared modules, which importlib mode does not find by itself."""
+"""A scene to be broken, as a fixture; and the way to the modules that importlib mode does not find."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What the system tests share: a tree worth backing up, a grid to be broken, and the one verdict on it all."""
+"""What the system tests share: a tree worth backing up, a grid to be broken, and the one verdict."""
 
 import contextlib
 import json
@@ -116,9 +116,8 @@ def throttled(text, *, copies=None, rate=RATE_BYTES_PER_S):
     """The configuration of a grid slow enough to be broken in mid-job, with a fault file for each medium."""
     lines = []
     for line in text.splitlines():
-        if copies is not None and line.startswith("copies ="):
-            line = f"copies = {copies}"
-        lines.append(line)
+        asked = copies is not None and line.startswith("copies =")
+        lines.append(f"copies = {copies}" if asked else line)
         if line.startswith("[medium."):
             name = line[len("[medium.") : -1]
             lines += [f"throttle_bytes_per_s = {rate}", f'fault_file = "{name}.faults"']
@@ -199,7 +198,7 @@ class Scene:
         return job.job if job else 0
 
     def flow(self, low=FROM, high=0.5):
-        """Wait for a random moment: a share of the bytes between `low` and `high` is durable. The job's row."""
+        """Wait for a random moment: a share between `low` and `high` is durable. The job's row."""
         share = self.rng.uniform(low, high)
         row = self.grid.wait_job(
             lambda row: (

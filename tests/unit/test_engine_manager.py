@@ -153,3 +153,14 @@ def test_a_lease_counts_from_the_start_of_its_last_renewal():
     assert not lease.may_serve(90)
     lease.fenced()
     assert not lease.may_serve(11)
+
+
+def test_an_error_that_nobody_waits_for_is_raised():
+    def refuse(_state):
+        raise NotFound("nothing")
+
+    core = core_made()
+    with pytest.raises(NotFound):
+        core.change(refuse, now_ns=1)
+    [reply] = core.change(refuse, tag="tag", now_ns=1)
+    assert isinstance(reply.message, NotFound)

@@ -122,6 +122,18 @@ def test_one_segment_fills_while_another_is_stored():
     assert (following.first, following.next, following.previous_manifest) == (3, 6, b"f" * 16)
 
 
+def test_credit_stops_while_a_whole_segment_waits():
+    receiver = StreamReceiver(ticket(), PATIENCE, 0)
+    assert receiver.wants_data
+    fill(receiver)
+    assert receiver.wants_data
+    fill(receiver)
+    assert not receiver.wants_data
+    receiver.on_stored(stored(0), 1)
+    receiver.on_commit_reply(0, CommitOk(next_seq=3, lsn=1), 2)
+    assert receiver.wants_data
+
+
 def test_a_reply_to_another_commit_acknowledges_nothing():
     receiver = StreamReceiver(ticket(), PATIENCE, 0)
     fill(receiver)

@@ -238,6 +238,21 @@ def test_a_resumed_sender_takes_no_assignment_that_it_did_not_ask_for_by_number(
     assert sender.may_push
 
 
+def test_a_stream_that_an_earlier_process_has_closed_is_done():
+    sender = StreamSender(1, 0, LIMITS, resume=True)
+    sender.start(0)
+    assert sender.on_ended("done", "") == [Done(0)]
+    assert sender.state is SenderState.DONE
+
+
+def test_a_stream_that_cannot_be_closed_asks_for_its_assignment():
+    sender = opened()
+    sender.finish(1)
+    assert only(sender.on_stale(2), AskAssign).request.expected_epoch == 10
+    closing = sender.on_assigned(ticket(epoch=12), 3)
+    assert only(closing, AskClose).request.epoch == 12
+
+
 @pytest.mark.parametrize("state", ["done", "cancelled", "incomplete"])
 def test_the_end_of_the_job_ends_the_sender(state):
     sender = opened()

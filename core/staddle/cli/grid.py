@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from staddle.cli.output import size_text, table
 from staddle.errors import StaddleError
+
+if TYPE_CHECKING:
+    from staddle.config import Settings
+
+UP_WAIT_S = 8.0
+"""How long `up` waits for agents and media to be seen by the manager."""
 
 home_option = click.option("--home", envvar="STADDLE_HOME", help="The grid's home (STADDLE_HOME).")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -51,14 +58,34 @@ def up(home: str | None, as_json: bool) -> None:
     from staddle.config import load
     from staddle.daemon.supervise import start_missing
 
-    started = start_missing(load(home_from_environment(home)))
+    settings = load(home_from_environment(home))
+    started = start_missing(settings)
+    away = asyncio.run(_await_usable(settings))
     if as_json:
         click.echo(json.dumps([msgspec.to_builtins(run) for run in started]))
-        return
-    for run in started:
-        click.echo(f"{run.part} is up (pid {run.pid})")
-    if not started:
-        click.echo("everything runs already")
+    else:
+        for run in started:
+            click.echo(f"{run.part} is up (pid {run.pid})")
+        if not started:
+            click.echo("everything runs already")
+    for line in away:
+        click.echo(line, err=True)
+
+
+async def _await_usable(settings: Settings) -> list[str]:
+    """Wait a moment for agents and media to be seen; those that are still away, in words."""
+    end = time.monotonic() + UP_WAIT_S
+    while True:
+        document = await _status(settings)
+        away = [f"agent {a['name']} is {a['state']}" for a in document["agents"] if a["state"] != "up"]
+        away += [
+            f"medium {m['name']} is {m['state']}: {m['message']}"
+            for m in document["media"]
+            if m["state"] not in {"up", "busy"}
+        ]
+        if not away or time.monotonic() >= end:
+            return away
+        await asyncio.sleep(0.1)
 
 
 @click.command()
@@ -108,7 +135,7 @@ def status(home: str | None, as_json: bool) -> None:
             click.echo(f"{medium['name']}: {medium['message']}", err=True)
 
 
-async def _status(settings: Any) -> dict[str, Any]:
+async def _status(settings: Settings) -> dict[str, Any]:
     from staddle.client.connection import GridConnection, local_settings
     from staddle.daemon import runfiles
     from staddle.wire.ops.admin import STATUS, Status

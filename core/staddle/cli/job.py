@@ -63,6 +63,11 @@ def show(number: int, home: str | None, as_json: bool) -> None:
         ("stored", size_text(row.bytes_stored)),
     ]:
         click.echo(f"{name:9} {value}")
+    if row.message:
+        click.echo(f"message   {row.message}")
+    for path in row.paths:
+        via = f"{path.agent} with {', '.join(path.media)}" if path.agent else "no path yet"
+        click.echo(f"stream {path.stream}  {path.state}, {via}")
     for each in row.failovers:
         click.echo(f"failover  {_failover(each)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +26,8 @@ def grid_options(command: Command) -> Command:
 
 def with_grid(home: str | None, work: Callable[[GridConnection], Awaitable[T]]) -> T:
     """Connect, do the work, close. Raises the one error that ended it, never a group."""
+    import asyncio
+
     from staddle.client.backup import unwrap
     from staddle.client.connection import GridConnection, home_from_environment, local_settings
 

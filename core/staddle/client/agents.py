@@ -16,7 +16,7 @@ from staddle.wire.ops.reading import AgentRef
 from staddle.wire.redial import is_transport_error
 
 REST_S = 10.0
-"""How long an agent that could not be reached is left alone while another one can serve."""
+"""How long an agent that could not be reached is asked only when no other one can serve."""
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -61,12 +61,12 @@ class AgentLinks:
                 known.ref = ref
 
     def order(self, names: Iterable[str] | None = None) -> list[str]:
-        """Whom to ask, the one that answered last first; agents that rest only where nobody else is left."""
+        """Whom to ask in turn: the one that answered last first, those that rest last."""
         now_s = asyncio.get_running_loop().time()
         known = [name for name in (self._agents if names is None else names) if name in self._agents]
-        known.sort(key=lambda name: name != self._favourite)
-        awake = [name for name in known if self._agents[name].rests_until_s <= now_s]
-        return awake or known
+        return sorted(
+            known, key=lambda name: (self._agents[name].rests_until_s > now_s, name != self._favourite)
+        )
 
     async def ask(
         self, name: str, operation: Operation[Request, Answer], request: Request, *, timeout_s: float

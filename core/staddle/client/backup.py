@@ -18,7 +18,8 @@ from staddle.client.source import Source
 from staddle.client.stream import StreamDriver
 from staddle.client.units import Tally, Units
 from staddle.engine.messages import CancelJob, CreateJob, FinishJob
-from staddle.engine.sender import SenderLimits, StreamSender
+from staddle.engine.sender import StreamSender
+from staddle.engine.window import SenderLimits
 from staddle.errors import Cancelled, StaddleError, UsageError
 from staddle.wire.ops.agents import USABLE, Usable
 from staddle.wire.ops.jobs import (

@@ -54,6 +54,7 @@ class BaseIndex:
         self._keys: NDArray[np.int64] = np.zeros(0, np.int64)
         self._columns: dict[str, NDArray[Any]] = {}
         self._unusable: list[NDArray[np.bool_]] = []
+        self._refused: set[bytes] = set()
 
     def add(self, manifest: Manifest) -> None:
         """Take in the base's next manifest, in the order of the backup."""
@@ -93,9 +94,13 @@ class BaseIndex:
         self.exclude(unusable)
 
     def exclude(self, bad: Iterable[bytes]) -> None:
-        """Match no row any more that lies in one of these containers."""
-        refused = set(bad)
-        self._unusable = [_touching(segment, refused) for segment in self._segments]
+        """Match no row any more that lies in one of these containers, or in one named before."""
+        self._refused |= set(bad)
+        self._unusable = [_touching(segment, self._refused) for segment in self._segments]
+
+    def forget(self) -> None:
+        """Match no row any more: agents can't read the base."""
+        self._keys = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -280,7 +280,9 @@ class _Pipe:
                     rest += [(pieces[1:], None)] if pieces[1:] else []
                     continue
                 # In order, since a file's pieces follow each other: up to the next that is given up.
-                upto = next((at for at, each in enumerate(pieces) if self._given_up(batch, each)), len(pieces))
+                upto = next(
+                    (at for at, each in enumerate(pieces) if self._given_up(batch, each)), len(pieces)
+                )
                 rest += [(pieces[upto:], None)] if pieces[upto:] else []
                 pieces = pieces[:upto]
                 part = batch.part(pieces)

@@ -19,6 +19,7 @@ from staddle.data.records import (
     encode_files,
     encode_part,
 )
+from staddle.engine.messages import WHOLE_BASE
 
 _OPEN_FLAGS = (
     os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOATIME", 0)
@@ -41,7 +42,10 @@ class Source:
 
     def remake(self, dropped: list[Record], bad: list[bytes]) -> Iterator[Record]:
         """The same input again, without referring to `bad`: unchanged rows there are read now."""
-        self._base.exclude(bad)
+        if WHOLE_BASE in bad:
+            self._base.forget()
+        else:
+            self._base.exclude(bad)
         for record in dropped:
             if record.founds:
                 yield from self._again(record.founds)

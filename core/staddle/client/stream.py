@@ -32,6 +32,7 @@ from staddle.engine.messages import (
     Assigned,
     Ended,
     Flush,
+    Stale,
     StreamClosed,
     Ticket,
     Wait,
@@ -78,6 +79,7 @@ class StreamDriver:
         self._sending: asyncio.Task[None] | None = None
         self._outcome: Done | Failed | None = None
         self._crash: BaseException | None = None
+        self._bad: set[bytes] = set()
         self.signed: dict[int, bytes] = {}
 
     async def run(self) -> None:
@@ -178,7 +180,10 @@ class StreamDriver:
                     self._close_link()
                 case Regenerate():
                     dropped = [record for record in effect.dropped if isinstance(record, Record)]
-                    self._pumps.append(RecordPump(self._source.remake(dropped, effect.bad), self._wake.set))
+                    # Refused once more, and for no other container: naming them did not help.
+                    bad = effect.bad if set(effect.bad) - self._bad else []
+                    self._bad.update(effect.bad)
+                    self._pumps.append(RecordPump(self._source.remake(dropped, bad), self._wake.set))
                 case Done() | Failed():
                     self._outcome = effect
 
@@ -222,6 +227,8 @@ class StreamDriver:
             return
         if isinstance(answer.reply, StreamClosed):
             self._happened(self.sender.on_closed(answer.reply.total))
+        elif isinstance(answer.reply, Stale):
+            self._happened(self.sender.on_stale(_now_ns()))
         else:
             self._happened(self.sender.on_ended(answer.reply.state, answer.reply.message))
 

@@ -36,6 +36,7 @@ def claim(home: str, part: str) -> FileLock:
         raise Locked(
             f"{part} of {home} runs already", hint="see `staddle status`, or stop it with `staddle down`"
         )
+    withdraw(home, part)  # what a crash has left there must not pass for this process
     return lock
 
 

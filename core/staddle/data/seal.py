@@ -49,8 +49,8 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
         bytes_stored: bytes that this backup added to the media, one copy counted.
         warnings: how many.
         streams: the end of each stream.
-        manager_epoch: of the manager that sealed. Of two seals of one backup the higher epoch counts: a manager
-            may die between storing a seal and logging it.
+        manager_epoch: of the manager that sealed. Of two seals of one backup the higher epoch counts: a
+            manager may die between storing a seal and logging it.
         version: of the seal format.
     """
 

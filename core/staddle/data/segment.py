@@ -140,16 +140,14 @@ class SegmentBuilder:
         else:
             self._add_part(record, payload)
 
-    def finish(self, next_seq: int, head: ManifestHead | None = None) -> SegmentResult:
+    def finish(self, next_seq: int) -> SegmentResult:
         """Pack and store all that is left, and describe it.
 
         Args:
             next_seq: the first record after this segment.
-            head: in place of the first one, where the predecessor was not known when the segment began.
 
         Raises: as `add`; then the segment is aborted already.
         """
-        self._head = head or self._head
         try:
             if self._part is not None:
                 self._end_part(last=False)

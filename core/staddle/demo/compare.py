@@ -18,6 +18,10 @@ def differences(source: bytes, restored: bytes, leave: Leave = lambda _: False) 
     which names are links to one file. Sizes of directories are the file system's business.
     """
     links: dict[tuple[int, int], bytes] = {}
+    if not os.path.lexists(restored):
+        yield f"{os.fsdecode(restored)}: nothing was restored"
+        return
+    yield from _one(source, restored, b".", links)
     pending = [b""]
     while pending:
         below = pending.pop()

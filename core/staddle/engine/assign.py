@@ -46,8 +46,10 @@ def decide_assign(
     if job.session != request.session:
         return [], Ended(state="taken", message="another process of this client goes on with the job")
     stream = job.streams[request.stream]
-    if job.state is not JobState.RUNNING or stream.state in {StreamState.DONE, StreamState.ENDED}:
+    if job.state is not JobState.RUNNING:
         return [], Ended(state=job.state.value, message=job.message)
+    if stream.state is StreamState.DONE:
+        return [], Ended(state="done", message="the stream was closed before")
     if request.expected_epoch < stream.epoch:
         return [], Assigned(ticket=ticket_of(t, job, stream))
     pool = t.pools[job.pool]

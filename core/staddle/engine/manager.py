@@ -104,7 +104,9 @@ class ManagerCore:
     ) -> list[ManagerEffect]:
         """Run any `decide_*(state, *args)`. It returns its ops, or (ops, answer); the answer goes to `tag`.
 
-        Raises Fenced when the lease can't be proved.
+        A question about what is durable is a command without ops: `lambda t: ([], gc.to_delete(t))`.
+
+        Raises Fenced when the lease can't be proved, and without a tag whatever the command raises.
         """
         self.lease.check(now_ns)
         if len(self._waiting) >= PENDING_MAX:
@@ -115,6 +117,8 @@ class ManagerCore:
             outcome = decide(self.state, *args)
             decided, answer = outcome if isinstance(outcome, tuple) else (outcome, None)
         except StaddleError as error:
+            if tag is None:
+                raise  # nobody else would hear of it
             answer = error
         effects = self._log(decided)
         if tag is not None:

@@ -112,7 +112,10 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, tag="wait"):
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
-    """The stream or its job is over: done, failed, cancelled, or its lease ran out."""
+    """The stream or its job is over.
+
+    `state` is the job's, or `done` (this stream was closed before), `taken` (by another session), `unknown`.
+    """
 
     state: str
     message: str = ""
@@ -204,6 +207,10 @@ class Durable(msgspec.Struct, frozen=True, kw_only=True, tag="durable"):
 
     epoch: int
     upto: int
+
+
+WHOLE_BASE = bytes(16)
+"""Among refused containers: no row of the base backup can be taken over, whatever it lies in."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):

@@ -144,6 +144,11 @@ class StreamReceiver:
         self._said_ns = now_ns
         return [Send(message)]
 
+    @property
+    def wants_data(self) -> bool:
+        """Should the client be given credit? Not while a whole segment waits for the one before it."""
+        return not self.ended and (self._storing is None or self._fill_bytes < self.ticket.segment_bytes)
+
     # --- filling --------------------------------------------------------------------------------
 
     def on_data(self, seq: int, size_bytes: int, now_ns: int) -> Effects:

@@ -56,8 +56,8 @@ class StreamSender:
         stream: the stream's number in it.
         limits: window and patience.
         session: names this client process; the manager serves the job's current one only.
-        resume: an earlier process has worked on this stream. Nothing can be pushed before the first ticket,
-            whose `next_seq` and `previous_manifest` say where to go on.
+        resume: an earlier process has worked on this stream. Nothing can be pushed before the first ticket;
+            its `next_seq` and `previous_manifest` say where to go on.
     """
 
     def __init__(
@@ -141,15 +141,10 @@ class StreamSender:
         self._sent_high = max(self._sent_high, seq + 1)
         return SendRecord(self.epoch, seq, record)
 
-    def _free(self, upto: int) -> None:
-        self.window.free(upto)
-        self._next_send = max(self._next_send, self.window.base)
-
     # --- assignment -----------------------------------------------------------------------------
 
     def start(self, now_ns: int) -> Effects:
         """Ask for the first assignment."""
-        assert self.state is SenderState.NEW, "started twice"
         return self._ask(Cause.RESUME if self._resume else Cause.START, [], [], "", now_ns)
 
     def _ask(
@@ -222,17 +217,15 @@ class StreamSender:
             )
         refused = self._asked is not None and self._asked.cause is Cause.REFUSED
         self.ticket, self._asked = ticket, None
-        self._free(ticket.next_seq)
-        self._next_send = ticket.next_seq
-        self._resend_below, self._epoch_high = self._sent_high, ticket.next_seq
+        self.window.free(ticket.next_seq)
+        self._next_send = self._epoch_high = ticket.next_seq
+        self._resend_below = self._sent_high
         self._flushed = -1
         self.state, self._heard_ns = SenderState.OPENING, now_ns
         if self._failover is not None and not self._failover.epoch:
             self._failover.to_agent, self._failover.to_media = ticket.agent, ticket.media
             self._failover.epoch = ticket.epoch
-        effects: Effects = []
-        if refused:
-            effects += self._drop_window(ticket.bad)
+        effects = self._drop_window(ticket.bad) if refused else []
         if closing := self._close_if_done(now_ns):
             return effects + closing
         return [*effects, OpenLink(ticket)]
@@ -258,8 +251,17 @@ class StreamSender:
         return []
 
     def on_ended(self, state: str, message: str) -> Effects:
-        """The manager says that the stream or its job is over."""
+        """The manager says that the stream or its job is over; an earlier process may have closed it."""
+        if state == "done" and not self._positioned and not self.over:
+            self.state = SenderState.DONE
+            return [Done(self.window.base)]
         return [] if self.over else self._fail(state, message)
+
+    def on_stale(self, now_ns: int) -> Effects:
+        """The manager does not close the stream: it is assigned otherwise than we know. Ask how."""
+        if self.state is not SenderState.CLOSING:
+            return []
+        return self._ask(Cause.RESUME, [], [], "", now_ns)
 
     def _fail(self, state: str, message: str) -> Effects:
         self.state = SenderState.FAILED
@@ -268,7 +270,6 @@ class StreamSender:
     # --- what the agent says --------------------------------------------------------------------
 
     def _serving(self, epoch: int, now_ns: int, *, alive: bool = True) -> bool:
-        """Does this message come from the assignment in force? It is a sign of life then."""
         if epoch != self.epoch or self.state not in {SenderState.OPENING, SenderState.OPEN}:
             return False
         self._heard_ns = now_ns
@@ -297,7 +298,7 @@ class StreamSender:
     def _on_durable(self, upto: int, now_ns: int) -> Effects:
         if upto > self._next_send:
             return self._blame("acknowledged what was never sent", now_ns)
-        self._free(upto)
+        self.window.free(upto)
         return [*self._report(now_ns), *self._close_if_done(now_ns)]
 
     def _on_nack(self, expected: int, now_ns: int) -> Effects:
@@ -317,17 +318,14 @@ class StreamSender:
         if failover is None:
             return []
         failover.gap_ns = now_ns - failover.began_ns
-        return [
-            Report(
-                FailoverDone(
-                    job=self.job,
-                    stream=self.stream,
-                    epoch=failover.epoch,
-                    gap_ns=failover.gap_ns,
-                    bytes_resent=failover.bytes_resent,
-                )
-            )
-        ]
+        report = FailoverDone(
+            job=self.job,
+            stream=self.stream,
+            epoch=failover.epoch,
+            gap_ns=failover.gap_ns,
+            bytes_resent=failover.bytes_resent,
+        )
+        return [Report(report)]
 
     def on_link_lost(self, epoch: int, message: str, now_ns: int) -> Effects:
         """The link broke, or could not be made."""
@@ -349,9 +347,8 @@ class StreamSender:
 
     def _ask_close(self, now_ns: int) -> Effects:
         self._asked_ns = now_ns
-        return [
-            AskClose(CloseStream(job=self.job, stream=self.stream, epoch=self.epoch, total=self.window.base)),
-        ]
+        request = CloseStream(job=self.job, stream=self.stream, epoch=self.epoch, total=self.window.base)
+        return [AskClose(request)]
 
     def on_closed(self, total: int) -> Effects:
         """The manager has closed the stream."""

@@ -1,4 +1,4 @@
-"""What a client's stream is made of: its states, its bounds, the records not yet durable, what failures cost."""
+"""What a client's stream is made of: states, bounds, the records not yet durable, what failures cost."""
 
 from __future__ import annotations
 

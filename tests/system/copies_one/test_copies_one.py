@@ -1,4 +1,4 @@
-"""A medium lost for good: with one copy its files are named, with two nothing is lost; the next backup is whole."""
+"""A medium lost for good: its only copies are named, second ones suffice; the next backup is whole."""
 
 import os
 

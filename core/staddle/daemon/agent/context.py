@@ -1,4 +1,4 @@
-"""What all parts of an agent's data process share: its role in the grid, its media, the way to the manager."""
+"""What all parts of an agent's data process share: role, keys, media, the way to the manager."""
 
 from __future__ import annotations
 

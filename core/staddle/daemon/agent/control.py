@@ -1,4 +1,4 @@
-"""The agent's control process: claims the agent's place in its home, keeps the data process, reports health."""
+"""The agent's control process: claims its place in the home, keeps the data process, reports health."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ CHILD_READY_S = 25.0
 CHILD_STOP_S = 12.0
 PUBLISH_WITHOUT_MANAGER_S = 15.0
 RETRY_MAX_S = 5.0
+LOOK_LIMIT_S = 2.0
 
 
 class Control:
@@ -51,6 +52,7 @@ class Control:
         self._name = name
         self._stop = asyncio.Event()
         self._reported = asyncio.Event()
+        self._report_now = asyncio.Event()
         built = agent_media.build(settings, name, PluginRegistry())
         self._media = built.media
         self._problems = built.problems
@@ -80,12 +82,12 @@ class Control:
         serving = asyncio.create_task(self._publish())
         stopping = asyncio.create_task(self._stop.wait())
         try:
-            waiting: set[asyncio.Task[object]] = {died, serving, stopping}  # type: ignore[arg-type]
+            waiting: set[asyncio.Task[object]] = {died, serving, stopping}
             while not (died.done() or stopping.done()):
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if serving in done:
                     serving.result()
-                    waiting.discard(serving)  # type: ignore[arg-type]
+                    waiting.discard(serving)
             if died.done():
                 log.error("the data process of agent %s has ended with code %d", self._name, died.result())
                 return 1
@@ -103,7 +105,8 @@ class Control:
         """Close its input and wait; one that does not listen is killed."""
         child = self._child
         assert child is not None, "it was started"
-        assert child.stdin is not None and child.stdout is not None, "both are pipes"
+        assert child.stdin is not None, "it is a pipe"
+        assert child.stdout is not None, "it is a pipe"
         with contextlib.suppress(OSError):
             child.stdin.close()
         _, late = await asyncio.wait({died}, timeout=CHILD_STOP_S)
@@ -125,13 +128,15 @@ class Control:
 
     async def _publish(self) -> None:
         """Say that the agent is ready: the data process is, and the manager knows, if there is one."""
-        assert self._child is not None and self._child.stdout is not None, "it was started with pipes"
+        assert self._child is not None, "it was started"
+        assert self._child.stdout is not None, "it is a pipe"
         started_s = time.monotonic()
         try:
             async with asyncio.timeout(CHILD_READY_S):
                 ready = await asyncio.to_thread(_read_ready, self._child.stdout)
         except TimeoutError:
             raise Unavailable(f"the data process of agent {self._name} does not get ready") from None
+        await self._look_again()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.1, PUBLISH_WITHOUT_MANAGER_S - (time.monotonic() - started_s))):
                 await self._reported.wait()
@@ -139,6 +144,15 @@ class Control:
         pids = [os.getpid(), self._child.pid]
         runfiles.publish(self._settings.home, RunFile(part=part, pid=os.getpid(), pids=pids, urls=ready.urls))
         log.info("agent %s is up at %s", self._name, ", ".join(ready.urls))
+
+    async def _look_again(self) -> None:
+        """The data process may have labelled media just now: the report that counts is a later one."""
+        asked = [(watch, watch.look_now()) for watch in self._watches]
+        limit_s = time.monotonic() + LOOK_LIMIT_S
+        while time.monotonic() < limit_s and not all(watch.looked(number) for watch, number in asked):  # noqa: ASYNC110 - threads set no asyncio event
+            await asyncio.sleep(0.02)
+        self._reported.clear()
+        self._report_now.set()
 
     # --- the manager ------------------------------------------------------------------------------------
 
@@ -156,7 +170,10 @@ class Control:
             except StaddleError as error:
                 log.info("the manager can't be told: %s", error)
                 wait_s = min(wait_s * 1.5, RETRY_MAX_S)
-            await asyncio.sleep(wait_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._report_now.wait()
+            self._report_now.clear()
 
     def _report(self) -> AgentReport:
         assert self._child is not None, "it was started"
@@ -185,7 +202,7 @@ async def _main(home: str, name: str) -> int:
 
 
 def main(home: str, name: str) -> None:
-    """Run an agent of a home until it is stopped. Raises StaddleError; ends with 1 if its data process dies."""
+    """Run an agent until it is stopped. Raises StaddleError; ends with 1 if its data process dies."""
     part = f"agent-{name}"
     lock = runfiles.claim(home, part)
     logs.configure(f"agent {name}", path=os.path.join(home_paths(home).log, f"{part}.jsonl"))

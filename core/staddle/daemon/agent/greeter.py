@@ -1,8 +1,9 @@
-"""Says hello to each manager that is found, and does what its welcome asks: labels, keyring, keys, libraries."""
+"""Says hello to each manager, and does what its welcome asks: labels, keyring, keys, libraries."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -52,7 +53,7 @@ class Greeter:
         self._urls = tuple(urls)
 
     async def on_connected(self, link: Link) -> None:
-        """A link to a manager is new: say hello before anything else. Raises what the manager said; Fenced."""
+        """A new link to a manager: say hello first of all. Raises what the manager said; Fenced."""
         await asyncio.to_thread(self._read_labels)
         request = AgentHello(part="data", pid=os.getpid(), urls=self._urls, labels=dict(self._labels))
         reply = await link.request(AGENT_HELLO.name, request, timeout_s=HELLO_TIMEOUT_S)
@@ -70,7 +71,9 @@ class Greeter:
                 log.info("no manager now: %s", error)
                 await asyncio.sleep(1.0)
                 continue
-            await asyncio.wait([asyncio.ensure_future(link.wait_closed())], timeout=LOOK_AGAIN_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await link.wait_closed()
 
     def close(self) -> None:
         """End the threads; one that hangs is left behind."""
@@ -158,7 +161,7 @@ class Greeter:
             try:
                 media.volume(name).stat(object_name(Kind.KEYRING, grid, placement), media.deadline(name))
             except NotFound:
-                failed = media.put(Kind.KEYRING, grid, [keyring], whole, [name], placement).failed
+                failed = media.put(Kind.KEYRING, grid, [keyring], whole, [name], placement=placement).failed
                 if failed:
                     raise failed[name] from None
             self._with_keyring.add(name)

@@ -1,4 +1,4 @@
-"""Watches an agent's media: each by a thread of its own, so that one that hangs says nothing about the others."""
+"""Watches an agent's media, each by a thread of its own, so that one that hangs hides no other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class MediumWatch:
         self._lock = threading.Lock()
         self._last = MediumReport(name=name, state=MediumState.SUSPECT.value, message="not looked at yet")
         self._begun_s: float | None = None
-        self._stop = threading.Event()
+        self._checks = 0
+        self._stopped = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{name}", daemon=True)
 
     def start(self) -> None:
@@ -41,11 +43,23 @@ class MediumWatch:
 
     def stop(self) -> None:
         """Look no more. A check that hangs is left behind."""
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
 
     def close(self, timeout_s: float) -> None:
         """Wait for the thread, for a while."""
         self._thread.join(timeout_s)
+
+    def look_now(self) -> int:
+        """Look at once; the number of the first check that begins after this call, for `looked`."""
+        with self._lock:
+            number = self._checks + (1 if self._begun_s is None else 2)
+        self._wake.set()
+        return number
+
+    def looked(self, number: int) -> bool:
+        """Has that check ended."""
+        return self._checks >= number
 
     def report(self) -> MediumReport:
         """What is known now. Never waits."""
@@ -64,7 +78,8 @@ class MediumWatch:
         )
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stopped:
+            self._wake.clear()
             with self._lock:
                 self._begun_s = time.monotonic()
             report = self._checked()
@@ -72,7 +87,9 @@ class MediumWatch:
                 if report.state != self._last.state:
                     log.info("medium %s is %s %s", self._name, report.state, report.message)
                 self._last, self._begun_s = report, None
-            self._stop.wait(CHECK_EVERY_S)
+                self._checks += 1
+            if not self._stopped:
+                self._wake.wait(CHECK_EVERY_S)
         self._drop()
 
     def _checked(self) -> MediumReport:

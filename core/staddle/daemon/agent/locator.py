@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -169,17 +170,14 @@ class Locator:
         """The directory of a container, from any copy. Raises what the last copy said."""
         last: StaddleError | None = None
         for copy in self._copies(place):
-            deadline = self._context.media.deadline
-            volume, name, medium = copy.volume, copy.name, copy.volume.label.medium
-
-            def get(
-                offset: int, length: int, volume: Volume = volume, name: str = name, medium: str = medium
-            ) -> bytes:
-                return volume.get(name, offset, length, deadline(medium))
-
+            get = functools.partial(self._get, copy)
             try:
                 return ContainerReader(keys, get, copy.size_bytes, place.id).directory
             except StaddleError as error:
                 last = error
         assert last is not None, "there was a copy"
         raise last
+
+    def _get(self, copy: Copy, offset: int, length: int) -> bytes:
+        deadline = self._context.media.deadline(copy.volume.label.medium)
+        return copy.volume.get(copy.name, offset, length, deadline)

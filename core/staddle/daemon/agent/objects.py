@@ -85,7 +85,7 @@ class ObjectDesk:
         return []
 
     def _check_bytes(self, item: VerifyObject) -> None:
-        kind = Kind(item.kind)
+        kind, *_ = parse_object_name(item.name)  # `item.kind` is a word for people
         blob = self._media.get(item.medium, item.name, item.size_bytes)
         if digest([blob]) != item.digest:
             raise Corrupt("its bytes are not those that were stored")
@@ -111,7 +111,7 @@ class ObjectDesk:
         whole = digest(parts)
         placement = whole[:PLACEMENT_BYTES] if kind is Kind.KEYRING else None
         reach = [name for name in args.media if name in self._media.names]
-        result = self._media.put(kind, args.id, parts, whole, reach, placement)
+        result = self._media.put(kind, args.id, parts, whole, reach, placement=placement)
         failed = {name: str(error) for name, error in result.failed.items()}
         failed.update({name: "this agent does not reach it" for name in args.media if name not in reach})
         return wire.ObjectStored(

@@ -1,4 +1,4 @@
-"""Keeps the fingerprint libraries in step with the manager's log: only what is committed is published (S2)."""
+"""Keeps the fingerprint libraries in step with the manager's log: only committed chunks get in (S2)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ CHUNK_ROWS_MAX = 1 << 16
 READS_MAX = 2
 """Answers made at once; each takes about 50 MiB."""
 READ_WAIT_S = 60.0
-BATCH_RAW_BYTES = 8 << 20
+BATCH_RAW_BYTES = 4 << 20
 BATCH_TIMEOUT_S = 90.0
 READERS_KEPT = 2
 
@@ -143,6 +143,7 @@ class ReadDesk:
             self._locator.copies,
             self._locator.bad_copy,
             batch_raw_bytes=BATCH_RAW_BYTES,
+            threads=2,
             batch_timeout_s=BATCH_TIMEOUT_S,
         )
 

@@ -29,7 +29,7 @@ from staddle.data.records import decode_record
 from staddle.data.sealed import seal_object
 from staddle.data.segment import SegmentBuilder, SegmentResult
 from staddle.engine.effects import Segment
-from staddle.engine.messages import CopyOf, StoredObject, Ticket
+from staddle.engine.messages import WHOLE_BASE, CopyOf, StoredObject, Ticket
 from staddle.engine.receiver import Failure, Stored
 from staddle.errors import Cancelled, MediumFailed, ProtocolError, StaddleError
 from staddle.wire.channel import Data
@@ -189,7 +189,7 @@ class SegmentWorker:
         if self._cancelled and isinstance(error, Cancelled):
             return
         if isinstance(error, NeedContent):
-            self._tell(self._events.on_refused, error.containers)
+            self._tell(self._events.on_refused, error.containers or [WHOLE_BASE])
         elif isinstance(error, ProtocolError):
             self._tell(self._events.on_broken, error)
         else:
@@ -221,6 +221,7 @@ class SegmentWorker:
             epoch=ticket.epoch,
             ordinal=segment.ordinal if segment else 0,
             first=first,
+            next=segment.next if segment else 0,
             previous_id=(segment.previous_manifest or None) if segment else None,
             previous_digest=(segment.previous_digest or None) if segment else None,
             created_ns=time.time_ns(),
@@ -228,9 +229,10 @@ class SegmentWorker:
 
     def _finish(self, builder: SegmentBuilder, segment: Segment) -> None:
         try:
-            result = builder.finish(segment.next, self._head(segment.first, segment))
-            stored = self._stored(result)
-            packed = zstandard.ZstdCompressor(level=1).compress(result.manifest)
+            result = builder.finish(segment.next)
+            plain = with_head(result.manifest, self._head(segment.first, segment))
+            stored = self._stored(result, plain)
+            packed = zstandard.ZstdCompressor(level=1).compress(plain)
         except Exception as error:  # noqa: BLE001 - as in _run
             self._tell_failure(error)
         else:
@@ -249,8 +251,8 @@ class SegmentWorker:
                 container.fingerprints.nbytes + container.raw_lengths.nbytes,
             )
 
-    def _stored(self, result: SegmentResult) -> Stored:
-        manifest = self._store_manifest(result.manifest, self._plan.keys)
+    def _stored(self, result: SegmentResult, plain: bytes) -> Stored:
+        manifest = self._store_manifest(plain, self._plan.keys)
         containers = [self._object(container) for container in result.containers]
         with self._lock:
             failed = list(self._failed.values())
@@ -312,7 +314,7 @@ class SegmentWorker:
                 self._failed.setdefault(name, Failure.of(name, error))
         if len(result.receipts) < max(self._ticket.min_copies, 1):
             raise TooFewCopies(
-                f"{len(result.receipts)} of the {self._ticket.min_copies} copies that must be there were stored"
+                f"{len(result.receipts)} copies were stored, {self._ticket.min_copies} must be there"
             )
         return result
 
@@ -321,6 +323,16 @@ class TooFewCopies(MediumFailed):
     """Fewer receipts than `min_copies`; which media failed is kept beside it."""
 
     default_code = "TOO_FEW_COPIES"
+
+
+def with_head(plain: bytes, head: ManifestHead) -> bytes:
+    """A manifest with another head: its predecessor was not known yet when the segment began.
+
+    A manifest is a map of columns, and none but the head is looked at.
+    """
+    parts = msgspec.msgpack.decode(plain, type=dict[str, msgspec.Raw])
+    parts["head"] = msgspec.Raw(msgspec.msgpack.encode(head))
+    return msgspec.msgpack.encode(parts)
 
 
 def copies_of(result: PutResult) -> list[CopyOf]:

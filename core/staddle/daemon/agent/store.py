@@ -122,6 +122,7 @@ class MediaSet:
         parts: Sequence[Buffer],
         digest: bytes,
         media: Sequence[str],
+        *,
         placement: bytes | None = None,
     ) -> PutResult:
         """Put one object on every medium named, at once. Never raises for a medium: see `failed`.

@@ -55,7 +55,7 @@ class StreamDesk:
         self._epochs: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._streams: dict[tuple[int, int], ServedStream] = {}
         self._all: set[ServedStream] = set()
-        self._changed = asyncio.Condition()
+        self._places = asyncio.Semaphore(STREAMS_MAX)
 
     def install(self, handlers: Handlers) -> None:
         """Add the operation."""
@@ -94,9 +94,10 @@ class StreamDesk:
         earlier = self._streams.get((ticket.job, ticket.stream))
         if earlier is not None:
             earlier.stop(Fenced("a later assignment of this stream was opened here"))
-        await self._place()
+        await self._take_place()
         # While it waited, a later ticket may have come.
         if self._epochs.get((ticket.job, ticket.stream), 0) != ticket.epoch:
+            self._places.release()
             raise Fenced("a later assignment of this stream was opened here")
         stream = ServedStream(
             self._context,
@@ -137,10 +138,10 @@ class StreamDesk:
             self._epochs.popitem(last=False)
         return ticket
 
-    async def _place(self) -> None:
+    async def _take_place(self) -> None:
         try:
-            async with asyncio.timeout(SLOT_WAIT_S), self._changed:
-                await self._changed.wait_for(lambda: len(self._all) < STREAMS_MAX)
+            async with asyncio.timeout(SLOT_WAIT_S):
+                await self._places.acquire()
         except TimeoutError:
             raise Unavailable(
                 f"agent {self._context.name!r} serves {STREAMS_MAX} streams already",
@@ -154,11 +155,7 @@ class StreamDesk:
         if self._streams.get(key) is stream:
             del self._streams[key]
         self._all.discard(stream)
-        self._ending = asyncio.ensure_future(self._notify())
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+        self._places.release()
 
     # --- what a stream may refer to -------------------------------------------------------------------
 

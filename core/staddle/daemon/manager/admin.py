@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Any
 
+from staddle.api.types import Kind
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
@@ -195,7 +196,14 @@ def _objects_of(backup: Backup) -> set[bytes]:
 def _checks(item: Object, numbers: list[int], up: set[str]) -> list[wire.VerifyObject]:
     return [
         wire.VerifyObject(
-            item.kind, item.id, copy.medium, copy.name, item.size_bytes, item.digest, item.domain, numbers
+            Kind[item.kind.upper()].value,
+            item.id,
+            copy.medium,
+            copy.name,
+            item.size_bytes,
+            item.digest,
+            item.domain,
+            numbers,
         )
         for copy in item.copies
         if copy.medium in up

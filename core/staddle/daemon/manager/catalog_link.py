@@ -19,7 +19,7 @@ import msgspec
 from staddle.api.catalog import Record
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.setup import Identities
-from staddle.errors import StaddleError, Unavailable
+from staddle.errors import Corrupt, StaddleError, Unavailable
 from staddle.platform import process
 from staddle.wire.endpoint import connect
 from staddle.wire.link import Link
@@ -67,6 +67,11 @@ class CatalogLink:
         self._link = await connect(url, credentials, hello, expect_role="manager")
         reply = await self._link.request(APPLY.name, Apply(count=0))
         self.applied_lsn = APPLY.decode(reply).lsn
+        if self.applied_lsn > self._manager.oplog.last_lsn:
+            raise Corrupt(
+                f"the catalog is at record {self.applied_lsn}, past the log's {self._manager.oplog.last_lsn}",
+                hint="it is of another log: remove manager/catalog.duckdb, the log makes it again",
+            )
         # Nothing is logged before the manager serves, so no record falls between the two.
         missed = await asyncio.to_thread(lambda: list(self._manager.oplog.replay(self.applied_lsn)))
         self._pending.extend(missed)

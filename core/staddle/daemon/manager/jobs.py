@@ -163,10 +163,7 @@ class JobDesk:
 
     async def _close_stream(self, call: Call) -> wire.CloseAnswer:
         self._own(call, call.args.job)
-        reply = await self._manager.ask(call.args)
-        if isinstance(reply, Stale):
-            reply = Ended(state="stale", message=f"the stream stands at record {reply.next_seq}")
-        return wire.CloseAnswer(reply=reply)
+        return wire.CloseAnswer(reply=await self._manager.ask(call.args))
 
     async def _report_failover(self, call: Call) -> Nothing:
         self._own(call, call.args.job)

@@ -17,7 +17,7 @@ from staddle.engine.commit import unusable
 from staddle.engine.gc import decide_copy_lost
 from staddle.engine.manager import LibraryChange, library_change
 from staddle.engine.messages import CopyOf
-from staddle.engine.tables import Backup, BackupState, MediumStatus, Object
+from staddle.engine.tables import Backup, BackupState, MediumStatus, Object, SegmentRow
 from staddle.errors import Denied, NotFound
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import agents as agent_ops
@@ -70,7 +70,6 @@ class ReadDesk:
             manager_epoch=self._manager.state.epoch,
             expires_ns=time.time_ns() + READ_TICKET_NS,
         )
-        rows = sorted(backup.segments, key=lambda row: (row.stream, row.ordinal))
         return wire.OpenedBackup(
             backup=backup.id,
             name=backup.name,
@@ -78,7 +77,7 @@ class ReadDesk:
             state=backup.state.value,
             started_ns=backup.started_ns,
             roots=backup.roots,
-            manifests=[wire.ManifestRef(row.manifest, row.stream, row.ordinal) for row in rows],
+            manifests=[wire.ManifestRef(row.manifest, row.stream, row.ordinal) for row in _in_order(backup)],
             agents=self.agents(),
             signed=self._signer.sign(msgspec.msgpack.encode(ticket)),
         )
@@ -117,7 +116,10 @@ class ReadDesk:
 
     async def _locate(self, call: Call) -> agent_ops.LocatedList:
         args: agent_ops.Locate = call.args
-        found = (self._manager.state.objects.get(item) for item in args.ids)
+        ids = list(args.ids)
+        if (backup := self._manager.state.backups.get(args.backup)) is not None:
+            ids += [row.manifest for row in _in_order(backup)]
+        found = (self._manager.state.objects.get(item) for item in ids)
         return agent_ops.LocatedList([self._located(item) for item in found if item is not None])
 
     def _located(self, item: Object) -> agent_ops.Located:
@@ -187,3 +189,8 @@ class ReadDesk:
             for item in change.withdraw
         ]
         return entries + gone
+
+
+def _in_order(backup: Backup) -> list[SegmentRow]:
+    """Its segments as readers count them: the index of a base row's manifest is the place in this list."""
+    return sorted(backup.segments, key=lambda row: (row.stream, row.ordinal))

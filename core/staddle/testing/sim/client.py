@@ -27,6 +27,7 @@ from staddle.engine.messages import (
     JobCreated,
     JobEnded,
     RenewJob,
+    Stale,
     StreamClosed,
     Ticket,
     Wait,
@@ -305,6 +306,8 @@ class SimClient(Actor):
             return
         if isinstance(reply, StreamClosed):
             self._do(feed, feed.sender.on_closed(reply.total))
+        elif isinstance(reply, Stale):
+            self._do(feed, feed.sender.on_stale(self.world.now_ns))
         elif isinstance(reply, Ended):
             self._do(feed, feed.sender.on_ended(reply.state, reply.message))
 

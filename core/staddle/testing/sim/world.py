@@ -52,11 +52,12 @@ class World:
     def run(self, done: Callable[[], bool], until_ns: int, events_max: int) -> bool:
         """Run until `done`; False if time or events ran out first."""
         while self._queue and not done():
-            when, _, call, args = heapq.heappop(self._queue)
-            if when > until_ns or self.events > events_max:
-                return False
-            self.now_ns = when
-            call(*args)
+            for _ in range(min(8, len(self._queue))):
+                when, _, call, args = heapq.heappop(self._queue)
+                if when > until_ns or self.events > events_max:
+                    return False
+                self.now_ns = when
+                call(*args)
         return done()
 
     def new_id(self) -> bytes:

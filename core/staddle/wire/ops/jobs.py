@@ -18,6 +18,7 @@ from staddle.engine.messages import (
     FailoverDone,
     FinishJob,
     JobCreated,
+    Stale,
     StreamClosed,
 )
 from staddle.wire.ops.base import AGENTS, CLIENTS, Nothing, Operation
@@ -48,7 +49,7 @@ class CommitAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class CloseAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's reply to the close of a stream."""
 
-    reply: StreamClosed | Ended
+    reply: StreamClosed | Ended | Stale
 
 
 class Renew(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,7 +64,9 @@ class Read:
         return next(row for row in self.rows if row[0] == os.fsencode(path))
 
 
-@pytest.mark.parametrize("size", [0, 1, SMALL_BYTES_MAX, SMALL_BYTES_MAX + 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 3 * MIB + 5])
+@pytest.mark.parametrize(
+    "size", [0, 1, SMALL_BYTES_MAX, SMALL_BYTES_MAX + 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 3 * MIB + 5]
+)
 def test_a_file_of_any_size_arrives_whole(tmp_path, size, seed):
     content = random.Random(seed).randbytes(size)
     (tmp_path / "f").write_bytes(content)
@@ -98,8 +100,9 @@ def test_units_never_exceed_the_limits_of_a_record(files):
             assert sizes[0] > SMALL_BYTES_MAX
         else:
             assert sum(sizes) <= PAYLOAD_BYTES_MAX
-            assert len(unit.founds) == 1 or BATCH_META_BYTES >= sum(
-                len(found.name) + len(found.directory) for found in unit.founds
+            assert (
+                len(unit.founds) == 1
+                or sum(len(found.name) + len(found.directory) for found in unit.founds) <= BATCH_META_BYTES
             )
 
 
@@ -228,7 +231,10 @@ def base_of(read, started_ns=LATE_NS, split_parts=False):
     batches, builder, pending = [], None, None
 
     def head(ordinal):
-        return ManifestHead(grid=bytes(16), domain=bytes(16), client="c", name="n", job=1, backup=1, stream=0, epoch=1, ordinal=ordinal, first=0)  # fmt: skip
+        return ManifestHead(
+            grid=bytes(16), domain=bytes(16), client="c", name="n", job=1, backup=1, stream=0, epoch=1,
+            ordinal=ordinal, first=0,
+        )  # fmt: skip
 
     builder = ManifestBuilder(head(0))
     for record in read.records:
@@ -361,5 +367,11 @@ def test_a_tally_counts_from_several_threads_and_tells_warnings():
     tally.add(files=2, read=5)
     tally.add(dirs=1, unchanged=7)
     tally.warn(b"/x", "broken")
-    assert (tally.files, tally.dirs, tally.bytes_read, tally.bytes_unchanged, tally.warnings) == (2, 1, 5, 7, 1)
+    assert (tally.files, tally.dirs, tally.bytes_read, tally.bytes_unchanged, tally.warnings) == (
+        2,
+        1,
+        5,
+        7,
+        1,
+    )
     assert told == [b"/x"]

@@ -1,17 +1,11 @@
-"""The pump, and one stream over real links: whatever agents do, all records become durable once, in order."""
+"""A manager with one stream, and agents that follow a script, over real links."""
 
 import asyncio
-import threading
-import time
+import contextlib
 
 import msgspec
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from staddle.client import stream as stream_module
-from staddle.client.pump import RecordPump
-from staddle.client.stream import StreamDriver, StreamFailed
+from staddle.client.stream import StreamDriver
 from staddle.client.units import Record
 from staddle.engine.messages import (
     Assigned,
@@ -78,7 +72,7 @@ class Grid:
         register(manager, CLOSE_STREAM, self._close)
         register(manager, REPORT_FAILOVER, self._report)
         agent = Handlers()
-        register(agent, OPEN_STREAM, self._open, channel=True)
+        register(agent, OPEN_STREAM, self._open, opens_channel=True)
         self.manager = await serve("mem://", NO_CREDENTIALS, Hello(name="m", role="manager"), manager)
         self.agent = await serve("mem://", NO_CREDENTIALS, Hello(name="a", role="agent"), agent)
         return self
@@ -145,10 +139,8 @@ class Serving:
 
     def say(self, message):
         async def send():
-            try:
+            with contextlib.suppress(StaddleError):
                 await self.channel.send(0, msgspec.msgpack.encode(message))
-            except StaddleError:
-                pass
 
         if not self.mute:
             task = asyncio.get_running_loop().create_task(send())
@@ -190,7 +182,9 @@ class Serving:
             self.say(Nack(epoch=self.epoch, expected=self.expected))
         elif fault == "medium":
             self.say(
-                PathFailed(epoch=self.epoch, cause=Cause.MEDIUM_LOST, exclude=[Exclude("", "m")], message="EIO")
+                PathFailed(
+                    epoch=self.epoch, cause=Cause.MEDIUM_LOST, exclude=[Exclude("", "m")], message="EIO"
+                )
             )
             self.mute = True
         elif fault == "refuse":
@@ -254,186 +248,3 @@ def backup(sizes, grid, *, window=3 * SEGMENT, silence_s=0.3, records=None):
     assert b"".join(payload for _, payload in grid.committed) == b"".join(content)
     assert grid.closed == len(grid.committed)
     return sender
-
-
-def test_all_records_become_durable_in_order():
-    grid = Grid()
-    sender = backup([100] * 500, grid)
-    assert [len(payload) for _, payload in grid.committed] == [100] * 500
-    assert sender.bytes_resent == 0
-    assert sender.failovers == []
-
-
-def test_a_stream_without_records_is_closed():
-    grid = Grid()
-    backup([], grid)
-    assert grid.closed == 0
-
-
-@pytest.mark.parametrize(
-    ("fault", "cause"),
-    [
-        ("cut", Cause.AGENT_LOST),
-        ("commit, then cut", Cause.AGENT_LOST),
-        ("refuse to open", Cause.AGENT_LOST),
-        ("nonsense", Cause.AGENT_LOST),
-        ("silence", Cause.AGENT_SILENT),
-        ("medium", Cause.MEDIUM_LOST),
-    ],
-)
-def test_a_path_that_fails_is_left_and_the_window_goes_over_another(fault, cause):
-    grid = Grid([(fault, 45)])
-    sender = backup([200] * 100, grid)
-    assert grid.bit == [fault]
-    assert [each.cause for each in sender.failovers] == [cause]
-    assert grid.asked[-1].cause == cause
-    assert sender.bytes_resent <= sender.limits.window_bytes_max + 300
-    assert [report.epoch for report in grid.reports] == [2]
-    if fault == "medium":
-        assert grid.asked[-1].exclude == [Exclude("", "m")]
-
-
-def test_a_gap_is_sent_again_on_the_same_path():
-    grid = Grid([("nack", 20)])
-    sender = backup([200] * 100, grid)
-    assert grid.bit == ["nack"]
-    assert len(grid.asked) == 1
-    assert sender.failovers == []
-    assert sender.bytes_resent > 0
-
-
-def test_refused_containers_make_the_window_anew():
-    grid = Grid([("refuse", 20)])
-    sender = backup([200] * 100, grid)
-    assert grid.bit == ["refuse"]
-    assert grid.bad == [bytes([1]) * 16]
-    assert sender.failovers == [], "a refusal is no failover"
-    assert 100 in {len(payload) for _, payload in grid.committed}
-
-
-def test_progress_is_a_sign_of_life_and_waits_are_waited():
-    grid = Grid([("progress", 3)], waits=3)
-    backup([200] * 50, grid)
-    assert grid.bit == ["progress"]
-    assert len(grid.asked) == 4
-
-
-def test_a_lost_answer_to_an_assignment_is_asked_for_again():
-    grid = Grid([("lost answer", 0)])
-    sender = backup([200] * 50, grid)
-    assert len(grid.asked) >= 2
-    assert sender.failovers == []
-
-
-@settings(max_examples=40)
-@given(
-    st.lists(st.integers(0, 900), max_size=60),
-    st.lists(
-        st.tuples(
-            st.sampled_from(["cut", "nack", "medium", "refuse", "commit, then cut", "nonsense", "lost answer"]),
-            st.integers(0, 30),
-        ),
-        max_size=5,
-    ),
-)
-def test_whatever_happens_the_content_is_durable_once_and_in_order(sizes, script):
-    backup(sizes, Grid(script), window=2 * SEGMENT + 500, silence_s=5)
-
-
-def test_a_job_that_was_cancelled_ends_the_stream():
-    with pytest.raises(StreamFailed, match="by an operator"):
-        backup([10], Grid(ended="cancelled"))
-
-
-def test_an_error_of_the_scan_ends_the_stream():
-    def records():
-        yield Record(b"m", b"x")
-        raise StaddleError("the root is gone")
-
-    with pytest.raises(StaddleError, match="root is gone"):
-        backup([], Grid(), records=records())
-
-
-# --- the pump -------------------------------------------------------------------------------------
-
-
-def test_the_pump_reads_ahead_so_far_and_no_further():
-    produced = []
-
-    def records():
-        for number in range(100):
-            produced.append(number)
-            yield Record(b"", bytes(1000))
-
-    async def work():
-        ready = asyncio.Event()
-        pump = RecordPump(records(), ready.set, ahead_bytes=5000)
-        await ready.wait()
-        await asyncio.sleep(0.1)
-        assert len(produced) <= 6
-        taken = 0
-        while not pump.exhausted:
-            taken += pump.take() is not None
-            assert len(produced) - taken <= 6
-            await asyncio.sleep(0)
-        assert taken == 100
-        assert pump.error is None
-        assert pump.take() is None
-        pump.close()
-
-    run(work())
-
-
-def test_a_record_larger_than_the_read_ahead_passes():
-    async def work():
-        pump = RecordPump(iter([Record(b"", bytes(100)), Record(b"", bytes(100))]), lambda: None, ahead_bytes=1)
-        taken = 0
-        while not pump.exhausted:
-            taken += pump.take() is not None
-            await asyncio.sleep(0.001)
-        assert taken == 2
-        pump.close()
-
-    run(work())
-
-
-def test_closing_a_pump_that_waits_for_room_ends_its_thread():
-    def endless():
-        while True:
-            yield Record(b"", bytes(1000))
-
-    async def work():
-        before = threading.active_count()
-        pump = RecordPump(endless(), lambda: None, ahead_bytes=2000)
-        await asyncio.sleep(0.05)
-        start = time.monotonic()
-        await asyncio.to_thread(pump.close)
-        assert time.monotonic() - start < 5
-        assert pump.take() is None
-        assert threading.active_count() <= before + 1  # the executor's thread
-
-    run(work())
-
-
-def test_what_ends_the_reading_is_told_after_the_records_before_it():
-    def failing():
-        yield Record(b"", b"one")
-        raise ValueError("broken")
-
-    async def work():
-        ready = asyncio.Event()
-        pump = RecordPump(failing(), ready.set)
-        while not pump.exhausted:
-            record = pump.take()
-            if record is not None:
-                assert bytes(record.payload) == b"one"
-            await asyncio.sleep(0.001)
-        assert isinstance(pump.error, ValueError)
-        pump.close()
-
-    run(work())
-
-
-def test_the_driver_uses_the_monotonic_clock():
-    before = time.monotonic_ns()
-    assert before <= stream_module._now_ns() <= time.monotonic_ns()

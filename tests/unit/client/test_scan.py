@@ -1,5 +1,6 @@
 """What a backup finds: the order of the walk, roots, exclude patterns, what can't be read."""
 
+import contextlib
 import os
 import stat
 
@@ -47,9 +48,12 @@ def test_a_deep_tree_is_walked_without_recursion(tmp_path):
         for _ in range(1500):
             os.mkdir(b"d")
             os.chdir(b"d")
+        paths, warnings = found([here])
     finally:
+        for _ in range(1500):  # what would remove the directory afterwards works by recursion
+            os.chdir(b"..")
+            os.rmdir(b"d")
         os.chdir(old)
-    paths, warnings = found([here])
     # Deeper than a path may be long the system refuses: a warning, not an end.
     assert len(paths) > 1000
     assert len(warnings) <= 1
@@ -150,7 +154,5 @@ def test_a_pattern_that_makes_no_sense_is_refused(pattern):
 
 @given(st.text(alphabet=r"ab*?[]!^-\/.", min_size=1, max_size=12), st.text(alphabet="ab-]/.", max_size=12))
 def test_any_pattern_is_read_or_refused(pattern, name):
-    try:
-        Excludes([pattern]).match(b"/top", name.encode())
-    except UsageError as error:
-        assert error.hint
+    with contextlib.suppress(UsageError):
+        assert Excludes([pattern]).match(b"/top", name.encode()) in {True, False}

@@ -1,0 +1,128 @@
+"""The long runs: every failure of a grid of real processes many times over, each time at another moment.
+
+    python3 dev.py soak [--rounds 20] [--seed N] [--only SCENARIO]... [--sim SEEDS]
+
+Each round is one run of a scenario below tests/system with a seed of its own; what failed is listed at the
+end, with the line that plays it again. Exit code 1 if anything failed.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+SCENARIOS = (
+    *("agent_killed", "agent_stopped", "medium_io_errors", "medium_gone"),
+    *("manager_killed", "everything_killed"),
+)
+ROUND_LIMIT_S = 400.0
+SIM_LIMIT_S = 6 * 3600.0
+TAIL_LINES = 40
+
+
+def options(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="of each scenario (default 20)")
+    parser.add_argument("--seed", type=int, help="the first seed; a random one if it is not given")
+    parser.add_argument("--only", action="append", choices=available(), help="this scenario; may be repeated")
+    parser.add_argument("--sim", type=int, default=0, metavar="SEEDS", help="also so many simulator seeds")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="do not stop a scenario at its third failure"
+    )
+    return parser.parse_args(arguments)
+
+
+def available():
+    system = os.path.join(TESTS, "system")
+    return sorted(name for name in os.listdir(system) if os.path.isfile(test_of(name)))
+
+
+def test_of(scenario):
+    return os.path.join(TESTS, "system", scenario, f"test_{scenario}.py")
+
+
+def command(scenario):
+    return [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test_of(scenario)]
+
+
+def play(scenario, seed):
+    """One round: None if it went well, else the end of what it said."""
+    try:
+        done = subprocess.run(
+            command(scenario),
+            cwd=ROOT,
+            env=os.environ | {"STADDLE_SEED": str(seed)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ROUND_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        return f"{(late.stdout or b'').decode(errors='replace')}\nno end in {ROUND_LIMIT_S:g} s"
+    return None if done.returncode == 0 else (done.stdout + done.stderr).decode(errors="replace")
+
+
+def replay(scenario, seed):
+    path = os.path.relpath(test_of(scenario), ROOT)
+    return f"STADDLE_SEED={seed} {os.path.relpath(sys.executable, ROOT)} -m pytest {path}"
+
+
+def soak(scenario, seeds, *, keep_going):
+    """All rounds of a scenario: (rounds played, seconds, the seeds that failed)."""
+    began, failed, played = time.monotonic(), [], 0
+    for number, seed in enumerate(seeds, 1):
+        started = time.monotonic()
+        said = play(scenario, seed)
+        played = number
+        print(
+            f"{scenario} {number}/{len(seeds)} seed {seed}: "
+            f"{'FAILED' if said else 'well'}, {time.monotonic() - started:.1f} s",
+            flush=True,
+        )
+        if said:
+            failed.append(seed)
+            print("\n".join(said.splitlines()[-TAIL_LINES:]), f"replay: {replay(scenario, seed)}", sep="\n")
+            if len(failed) >= 3 and not keep_going:
+                print(f"{scenario}: enough, three rounds have failed", flush=True)
+                break
+    return played, time.monotonic() - began, failed
+
+
+def simulate(count, first):
+    """Simulator seeds from `first` on; True if all went well. It prints its own replay lines."""
+    argv = [sys.executable, "-m", "staddle.testing.sim", "--seeds", str(count), "--start", str(first)]
+    try:
+        return subprocess.run(argv, cwd=ROOT, timeout=SIM_LIMIT_S, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        print(f"the simulator did not end in {SIM_LIMIT_S:g} s")
+        return False
+
+
+def main(arguments=None):
+    args = options(arguments)
+    first = args.seed if args.seed is not None else random.SystemRandom().getrandbits(31)
+    print(f"soak: --seed {first} --rounds {args.rounds}", flush=True)
+    well, table = True, []
+    if args.sim:
+        well = simulate(args.sim, first)
+    for scenario in args.only or SCENARIOS if args.rounds > 0 else ():
+        played, took_s, failed = soak(
+            scenario, [first + n for n in range(args.rounds)], keep_going=args.keep_going
+        )
+        table.append((scenario, played, len(failed), took_s))
+        well = well and not failed
+    print(f"\n{'scenario':20} {'rounds':>6} {'failed':>6} {'s/round':>8}")
+    for scenario, played, failures, took_s in table:
+        print(f"{scenario:20} {played:6} {failures:6} {took_s / max(played, 1):8.1f}")
+    print("all is well" if well else "NOT all is well")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
