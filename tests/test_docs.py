@@ -1,6 +1,7 @@
 """The documents and the code say the same: hooks, codes, links, commands, examples."""
 
 import ast
+import importlib
 import importlib.util
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 import staddle
 from staddle import cli, errors, hookspecs
+from staddle.wire.ops.base import Operation
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -215,3 +217,16 @@ def test_the_changelog_has_a_place_for_what_comes_and_knows_this_version():
     headings = re.findall(r"^## \[([^\]]+)\]", text_of(ROOT / "CHANGELOG.md"), re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in headings[1:])
+
+
+def test_every_operation_is_in_the_wire_page():
+    page = (ROOT / "docs/wire.md").read_text(encoding="utf-8")
+    found = {
+        operation.name: ", ".join(sorted(operation.roles))
+        for name in ("jobs", "reading", "admin", "agents", "data", "catalog")
+        for operation in vars(importlib.import_module(f"staddle.wire.ops.{name}")).values()
+        if isinstance(operation, Operation)
+    }
+    assert len(found) > 30
+    missing = [name for name, roles in found.items() if f"| `{name}` | {roles} |" not in page]
+    assert missing == [], "list them with their roles in docs/wire.md"

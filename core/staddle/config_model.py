@@ -152,6 +152,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     domain: Mapping[str, DomainSettings]
     places: Mapping[tuple[str, str], Place]
 
+    def path_of(self, medium: str) -> str:
+        """The absolute path of a medium that has a `path`, for people; else empty."""
+        path = self.medium[medium].options.get("path", "")
+        return os.path.join(self.home, path) if isinstance(path, str) and path else ""
+
     def media_of(self, agent: str) -> tuple[str, ...]:
         """The media that an agent reaches."""
         chosen = self.agent[agent].media

@@ -98,5 +98,3 @@ class TransportType(msgspec.Struct, frozen=True, kw_only=True):
     api_version: int
     load: Callable[[], Callable[[], StreamTransport | ScsiTransport]]
     summary: str = ""
-
-

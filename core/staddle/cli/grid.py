@@ -173,7 +173,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
             "name": name,
             "plugin": medium.plugin,
             "state": "unknown",
-            "path": str(medium.options.get("path", "")),
+            "path": settings.path_of(name),
             "free_bytes": 0,
             "message": "" if found else f"the manager does not answer: {problem}",
         }

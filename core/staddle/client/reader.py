@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Self, TypeVar
@@ -68,14 +69,32 @@ class BackupReader:
 
     async def manifests(self) -> AsyncGenerator[Manifest, None]:
         """All manifests in the order of (stream, ordinal), a few read ahead. Raises as `manifest` does."""
+        async with contextlib.aclosing(self.readable(None)) as found:
+            async for _, manifest in found:
+                yield manifest
+
+    async def readable(
+        self, on_lost: Callable[[int, StaddleError], None] | None
+    ) -> AsyncGenerator[tuple[int, Manifest], None]:
+        """Manifests with their numbers; `on_lost` is told of one that nobody can give, and the rest follows.
+
+        Raises: as `manifest` does, without `on_lost`, or when the error says nothing about the manifest but
+            that no agent can be reached.
+        """
+        count = len(self.opened.manifests)
         ahead: deque[asyncio.Task[Manifest]] = deque()
         try:
-            for index in range(len(self.opened.manifests)):
-                ahead.append(asyncio.create_task(self.manifest(index)))
-                if len(ahead) > READ_AHEAD:
-                    yield await ahead.popleft()
-            while ahead:
-                yield await ahead.popleft()
+            for index in range(count):
+                while len(ahead) <= READ_AHEAD and index + len(ahead) < count:
+                    ahead.append(asyncio.create_task(self.manifest(index + len(ahead))))
+                try:
+                    manifest = await ahead.popleft()
+                except StaddleError as error:
+                    if on_lost is None or may_pass(error):
+                        raise
+                    on_lost(index, error)
+                    continue
+                yield index, manifest
         finally:
             for task in ahead:
                 task.cancel()

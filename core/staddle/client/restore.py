@@ -128,6 +128,7 @@ class Restore:
         self._on_lost = on_lost
         self._lost: list[bytes] = []
         self._lost_count = 0
+        self._lost_manifests: set[int] = set()
 
     async def run(self) -> RestoreSummary:
         """To the end; single files that can't be restored do not stop it.
@@ -188,20 +189,25 @@ class Restore:
         """Once over all manifests. `aliases`: contents that are restored under another path."""
         pipe = _Pipe(reader, writer)
         try:
-            async with aclosing(reader.manifests()) as manifests:
-                index = 0
-                async for manifest in manifests:
+            async with aclosing(reader.readable(self._lose_manifest)) as manifests:
+                async for index, manifest in manifests:
                     batches = await asyncio.to_thread(_plan, index, manifest, choose, writer, aliases)
                     for batch in batches:
                         await pipe.push(batch)
-                    index += 1
             await pipe.drain()
         finally:
             await pipe.close()
 
+    def _lose_manifest(self, index: int, error: StaddleError) -> None:
+        if index not in self._lost_manifests:  # a second pass meets it again
+            self._lost_manifests.add(index)
+            self._lose(
+                b"", f"part {index + 1} of the backup can't be read, nor what it names: {error.message}"
+            )
+
     def _lose(self, path: bytes, why: str) -> None:
         self._lost_count += 1
-        if len(self._lost) < LOST_NAMED_MAX:
+        if path and len(self._lost) < LOST_NAMED_MAX:
             self._lost.append(path)
         self._on_lost(path, why)
 

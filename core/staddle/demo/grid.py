@@ -193,7 +193,7 @@ class RealGrid:
 
     def medium_path(self, name: str) -> str:
         """The directory of a medium."""
-        return os.path.join(self.home, str(load(self.home).medium[name].options["path"]))
+        return load(self.home).path_of(name)
 
     # --- breaking -----------------------------------------------------------------------------------
 

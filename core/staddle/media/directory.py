@@ -84,11 +84,17 @@ class DirectoryMedium:
             raise translate(error, f"label {self._path}") from error
 
     def read_label(self, deadline: Deadline) -> bytes:
-        """The label's text. Raises NotFound, MediumFailed."""
+        """The label's text. Raises NotFound (scope `medium`: nor is there a directory), MediumFailed."""
         try:
             with open(os.path.join(self._path, LABEL_NAME), "rb") as file:
                 text = file.read(LABEL_BYTES_MAX + 1)
         except (FileNotFoundError, NotADirectoryError):
+            if not os.path.isdir(self._path):
+                raise NotFound(
+                    f"{self._path} is not there",
+                    scope="medium",
+                    hint="is it mounted? a new one: make the directory",
+                ) from None
             raise NotFound(
                 f"{self._path} has no label",
                 scope="volume",

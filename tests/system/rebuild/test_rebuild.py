@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import time
 
 import pytest
 from scene import Scene
@@ -81,8 +82,7 @@ def kill_with_uncommitted_data(scene):
     running = scene.start()
     scene.grid.wait_job(lambda row: row.job == scene.job and row.bytes_read >= 4 << 20, "some of it flowed")
     scene.grid.kill("manager")
-    lying = len(objects_on_media(scene))
-    scene.grid.wait(lambda: len(objects_on_media(scene)) >= lying + 4, "agents store what they can't commit")
+    time.sleep(3.0)  # agents store what they can't commit, as far as they run ahead
     scene.grid.kill_everything(running)
     scene.grid.up()
     scene.await_media()

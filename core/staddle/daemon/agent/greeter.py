@@ -102,8 +102,9 @@ class Greeter:
     def _read_label(self, name: str) -> bytes | None:
         try:
             return self._context.media.medium(name).read_label(Deadline(LABEL_DEADLINE_S))
-        except NotFound:
-            return b""
+        except NotFound as error:
+            # A place that is gone is not a new one: to label it would shut out what belongs there.
+            return None if error.scope == "medium" else b""
         except StaddleError as error:
             log.warning("medium %s: its label can't be read: %s", name, error)
             return None

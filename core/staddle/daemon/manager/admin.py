@@ -96,7 +96,7 @@ class AdminDesk:
             name=name,
             plugin=settings.plugin,
             state=state,
-            path=str(settings.options.get("path", "")),
+            path=self._manager.settings.path_of(name),
             free_bytes=max((report.free_bytes for report in reports), default=0),
             message=problem or (known.message if known else "no agent has seen it yet"),
         )

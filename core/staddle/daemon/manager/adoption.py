@@ -71,7 +71,8 @@ class Adoption:
     async def adopt(self, labels: dict[str, bytes]) -> None:
         """Take up media as an agent found them: text of the label, or empty for a place without one."""
         async with self._turn:
-            for name, text in labels.items():
+            # Those with a label first: they tell whether a rebuild is due.
+            for name, text in sorted(labels.items(), key=lambda item: not item[1]):
                 if name not in self._manager.settings.medium:
                     continue
                 try:
@@ -101,6 +102,11 @@ class Adoption:
             return
         if label is not None and not state.backups and not self.rebuild_needed:
             write_file_durable(self._marker, b"staddle catalog rebuild\n")
+        if label is None and self.rebuild_needed:
+            raise Unavailable(
+                f"medium {name!r} has no label: whether it is new can't be told before the rebuild",
+                hint="if it was in use, mount it; then run `staddle catalog rebuild`",
+            )
         volume = label.volume if label is not None else self._manager.ids.new_id()
         await self._manager.change(decide_medium, self._medium_op(name, volume))
 

@@ -76,7 +76,8 @@ class Rebuilder:
             return await self._run()
 
     async def _run(self) -> Rebuilt:
-        missing: list[str] = []
+        seen, wanted = self._manager.state.media, self._manager.settings.medium
+        missing = [f"medium {name}: no agent has shown it" for name in wanted if name not in seen]
         found: dict[Kind, dict[bytes, _Found]] = {}
         for kind in (Kind.JOURNAL, Kind.SEAL, Kind.MANIFEST, Kind.CONTAINER):
             found[kind] = await self._scan(kind, missing)
