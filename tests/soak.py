@@ -9,6 +9,7 @@ end, with the line that plays it again. Exit code 1 if anything failed.
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ SCENARIOS = (
     *("manager_killed", "everything_killed"),
 )
 ROUND_LIMIT_S = 400.0
+END_LIMIT_S = 90.0
 SIM_LIMIT_S = 6 * 3600.0
 TAIL_LINES = 40
 
@@ -53,19 +55,34 @@ def command(scenario):
 
 def play(scenario, seed):
     """One round: None if it went well, else the end of what it said."""
+    with subprocess.Popen(
+        command(scenario),
+        cwd=ROOT,
+        env=os.environ | {"STADDLE_SEED": str(seed)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as running:
+        late = ""
+        try:
+            said, _ = running.communicate(timeout=ROUND_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            said, late = end(running), f"no end in {ROUND_LIMIT_S:g} s"
+        except KeyboardInterrupt:
+            end(running)
+            raise
+    return f"{said.decode(errors='replace')}\n{late}" if late or running.returncode else None
+
+
+def end(running):
+    """Interrupt a round, so that it ends its grid; what it said."""
+    if os.name == "posix":
+        running.send_signal(signal.SIGINT)
     try:
-        done = subprocess.run(
-            command(scenario),
-            cwd=ROOT,
-            env=os.environ | {"STADDLE_SEED": str(seed)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=ROUND_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        return f"{(late.stdout or b'').decode(errors='replace')}\nno end in {ROUND_LIMIT_S:g} s"
-    return None if done.returncode == 0 else (done.stdout + done.stderr).decode(errors="replace")
+        return running.communicate(timeout=END_LIMIT_S)[0]
+    except subprocess.TimeoutExpired:
+        running.kill()
+        return running.communicate()[0]
 
 
 def replay(scenario, seed):

@@ -244,3 +244,19 @@ def test_the_machine_pattern_finds(line):
 )
 def test_the_machine_pattern_leaves(line):
     assert not FORBIDDEN.search(line)
+
+
+def test_types_are_decoded_through_the_one_safe_door():
+    """Threads that meet a Struct at once crash the process (typed.py); `single` modules have one thread."""
+    single = {"typed.py", "config_model.py", "config_convert.py", "connection.py", "joining.py"}
+    raw = re.compile(r"msgspec\.(msgpack|json|toml)\.(decode|Decoder)\(|msgspec\.convert\(")
+    found = [
+        named(path)
+        for path in modules()
+        if "core/staddle" in path.as_posix()
+        and path.name not in single
+        and "testing/sim" not in path.as_posix()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if raw.search(line) and "type=dict" not in line
+    ]
+    assert found == [], "use staddle.typed"

@@ -142,7 +142,7 @@ class Rescue:
     def seals(self):
         """Backup number -> seal, without the pruned ones."""
         bodies = {"5e": [], "e0": []}
-        for kind, name in ((each, name) for each in bodies for name in self.paths[each]):
+        for kind, name in ((each, name) for each in bodies for name in sorted(self.paths[each])):
             with tolerant("backups"):
                 bodies[kind].append(self.body(kind, name))
         pruned = {number for entry in bodies["e0"] if entry["kind"] == "prune" for number in entry["backups"]}

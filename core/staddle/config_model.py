@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from staddle.api.types import HomePath
 from staddle.config_convert import Place, Problems, convert_keys, fields_of, plain_message, rebase_paths
-from staddle.plugins import PluginRegistry
+
+if TYPE_CHECKING:
+    from staddle.plugins import PluginRegistry
 
 CONFIG_NAME = "staddle.toml"
 

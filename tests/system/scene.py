@@ -132,15 +132,19 @@ class Scene:
     def __init__(self, where, seed, *, agents=3, size_bytes=40 << 20, copies=None, rate=RATE_BYTES_PER_S):
         self.where = str(where)
         self.rng = random.Random(seed)
-        self.source = os.path.join(self.where, "source")
-        self.name = "work"
-        make_tree(self.source, random.Random(seed), size_bytes)
-        self.total = size_of(self.source)
+        self._size_bytes = size_bytes
+        self.new_tree("work")
         self.grid = RealGrid(os.path.join(self.where, "grid"))
         self.grid.init(agents, lambda text: throttled(text, copies=copies, rate=rate))
         self.running = None
         self.job = 0
         self._targets = 0
+
+    def new_tree(self, name):
+        """Other data, to be backed up under this name."""
+        self.name, self.source = name, os.path.join(self.where, name)
+        make_tree(self.source, self.rng, self._size_bytes)
+        self.total = size_of(self.source)
 
     def __enter__(self):
         self.grid.__enter__()

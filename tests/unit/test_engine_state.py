@@ -5,7 +5,7 @@ import pytest
 
 from staddle.api.catalog import Record
 from staddle.api.types import Kind, object_name
-from staddle.engine import gc, ops
+from staddle.engine import gc, marks, ops
 from staddle.engine.assign import decide_assign
 from staddle.engine.commit import decide_commit, unusable
 from staddle.engine.configure import decide_medium, decide_medium_state, decide_pool
@@ -43,7 +43,7 @@ from staddle.engine.messages import (
 )
 from staddle.engine.state import GridState
 from staddle.engine.tables import BackupState, MediumStatus, ObjectState
-from staddle.errors import ConfigError, NotFound
+from staddle.errors import ConfigError, Denied, NotFound
 
 S = 10**9
 EPOCH = 3
@@ -378,6 +378,61 @@ def test_an_orphan_is_what_nobody_can_commit_any_more():
     assert gc.decide_orphans(bench.state, "m", [name(1)]) == []
     bench.log(*gc.decide_orphans_removed(bench.state, "m", [name(1)]))
     assert found(1000) == [name(1)]
+
+
+def test_an_object_older_than_the_log_is_no_orphan():
+    bench = Bench()
+    bench.state.began_ns = 5 * S
+    names = [object_name(Kind.CONTAINER, (at * 1000).to_bytes(6) + bytes(10), bytes(8)) for at in (4, 6)]
+    assert gc.orphans(bench.state, "m", names, age_ns=0, skew_ns=0, wall_ns=100 * S) == names[1:]
+
+
+def test_a_damaged_copy_counts_for_nothing_but_is_kept_until_it_is_deleted():
+    bench = Bench()
+    bench.backup(b"r1", new=[b"c1"])
+    item = bench.state.objects[ident(b"c1")]
+    copies = list(item.copies)
+    for copy in copies:
+        bench.log(*gc.decide_copy_lost(bench.state, item.id, copy, "corrupt"))
+        assert gc.decide_copy_lost(bench.state, item.id, copy, "corrupt") == []
+    assert (item.copies, item.bad) == ([], copies)
+    assert unusable(bench.state, [item.id], bench.state.pools["p"]) == [item.id]
+    names = [copy.name for copy in copies if copy.medium == "m"]
+    assert gc.orphans(bench.state, "m", names, age_ns=0, skew_ns=0, wall_ns=10**6 * S) == []
+    assert GridState.load(bench.state.dump()).objects[item.id].bad == copies
+    bench.log(ops.ObjectsDeleting(objects=[item.id]))
+    assert gc.decide_drop(bench.state) == []
+    assert gc.to_delete(bench.state) == [(item.id, copy) for copy in copies]
+    bench.log(*gc.decide_copies_deleted(bench.state, gc.to_delete(bench.state)))
+    assert gc.decide_drop(bench.state) == [ops.ObjectsDropped(objects=[item.id])]
+
+
+def test_a_job_that_was_given_up_leaves_a_seal_that_ends_its_streams():
+    bench = Bench()
+    job = bench.job().job
+    assert marks.to_mark(bench.state) == []
+    ticket = bench.assign(job, 0).ticket
+    bench.commit(ticket, new=[b"c1"])
+    assert marks.to_mark(bench.state) == []
+    bench.do(decide_cancel(bench.state, CancelJob(job=job, reason="enough"), 9))
+    [number] = marks.to_mark(bench.state)
+    needed = marks.mark_needed(bench.state, number)
+    assert (needed.state, [end.segments for end in needed.streams]) == ("incomplete", [1])
+    bench.log(*marks.decide_marked(bench.state, number, thing(b"s", "m")))
+    assert marks.to_mark(bench.state) == []
+    assert marks.decide_marked(bench.state, number, thing(b"t", "m")) == []
+    assert bench.state.backups[number].seal == ident(b"s")
+    assert bench.state.backups[number].state is BackupState.INCOMPLETE
+
+
+def test_a_job_is_given_to_no_other_client_that_knows_its_request():
+    bench = Bench()
+    bench.job(b"r1")
+    request = CreateJob(
+        request=b"r1", session=b"x", client="thief", name="n", roots=[], pool="p", resume=True
+    )
+    with pytest.raises(Denied):
+        decide_create_job(bench.state, request, 1)
 
 
 def test_the_library_hears_of_committed_containers_only():

@@ -198,6 +198,11 @@ def _copy_dropped(context: Context, op: ops.CopyDropped) -> None:
     context.changes.drop("copies", (op.object.hex(), op.copy.medium, op.copy.name))
 
 
+def _backup_marked(context: Context, op: ops.BackupMarked) -> None:
+    _add_object(context, op.seal, "seal", op.domain, op.want)
+    context.changes.update("backups", (op.backup,), {"seal": op.seal.id.hex()})
+
+
 def _backups_pruned(context: Context, op: ops.BackupsPruned) -> None:
     for backup in op.backups:
         context.changes.update("backups", (backup,), {"state": "pruned"})
@@ -292,6 +297,7 @@ APPLIERS: dict[type[ops.Op], Callable[[Context, Any], None]] = {
     ops.JobFinished: _job_finished,
     ops.CopyAdded: _copy_added,
     ops.CopyDropped: _copy_dropped,
+    ops.BackupMarked: _backup_marked,
     ops.BackupsPruned: _backups_pruned,
     ops.PruneJournalled: _prune_journalled,
     ops.ContainersCondemned: _containers_condemned,

@@ -22,6 +22,7 @@ from enum import Enum
 import msgspec
 from blake3 import blake3
 
+from staddle import typed
 from staddle.api.catalog import Record
 from staddle.errors import ConfigError, Corrupt, NewerFormat
 
@@ -39,7 +40,7 @@ HEADER_BYTES = _HEADER.size + _CHECK_BYTES
 FRAME_HEAD_BYTES = _FRAME.size
 
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.log")
-_DECODER = msgspec.msgpack.Decoder(list[Record])
+_DECODER = typed.decoder(list[Record])
 _ENCODER = msgspec.msgpack.Encoder()
 
 

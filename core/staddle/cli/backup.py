@@ -49,7 +49,10 @@ def backup(
     """
     from staddle.client.backup import BackupOptions
     from staddle.client.progress import Progress
+    from staddle.errors import UsageError
 
+    if not name:
+        raise UsageError("--name is empty", hint="name the backups of these paths, such as `documents`")
     options = BackupOptions(
         paths=[os.fsencode(path) for path in paths],
         name=name,
@@ -125,8 +128,9 @@ def summary_document(summary: Summary) -> dict[str, Any]:
 
 def _show(summary: Summary) -> None:
     good = summary.state in {"complete", "warnings"}
+    state = {"warnings": "complete, with warnings"}.get(summary.state, summary.state)
     click.echo(
-        f"backup {summary.backup} {'is complete' if good else 'is ' + summary.state} (job {summary.job}): "
+        f"backup {summary.backup} is {state} (job {summary.job}): "
         f"{summary.files} files and {summary.dirs} directories in {summary.duration_s:.1f} s"
     )
     click.echo(

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
     from staddle.wire.ops.jobs import Rows
 
-_BACKUPS = (
-    "SELECT backup, client, name, state, epoch_ns(started) AS started_ns, files, dirs, bytes_read, "
-    "bytes_stored, warnings FROM v_backups WHERE state <> 'pruned' ORDER BY backup"
-)
-_LATEST = "SELECT max(backup) AS backup FROM v_backups WHERE state IN ('complete', 'warnings')"
 _ROWS_MAX = 100_000
 _TYPES = {
     1: "file",
@@ -46,7 +41,10 @@ Entry = dict[str, Any]
 def ls(backup: str, path: str, home: str | None, as_json: bool) -> None:
     """List all backups; or, of BACKUP (a number, or `latest`), a directory."""
     if not backup:
-        _list_backups(query(home, _BACKUPS, limit=_ROWS_MAX), as_json=as_json)
+        from staddle.wire.ops.reading import LIST_BACKUPS, ListBackups
+
+        rows = with_grid(home, lambda grid: grid.manager.call(LIST_BACKUPS, ListBackups()))
+        _list_backups(rows, as_json=as_json)
         return
     from staddle.cli.restore import backup_number
     from staddle.client.scan import absolute
@@ -57,7 +55,7 @@ def ls(backup: str, path: str, home: str | None, as_json: bool) -> None:
 
 
 def _list_backups(rows: Rows, *, as_json: bool) -> None:
-    backups = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+    backups = [dict(zip(["backup", *rows.columns[1:]], row, strict=True)) for row in rows.rows]
     if as_json:
         dump([each | {"started": time_text(each["started_ns"] or 0)} for each in backups])
         return
@@ -77,11 +75,12 @@ def _list_backups(rows: Rows, *, as_json: bool) -> None:
 async def _directory(grid: GridConnection, number: int, path: bytes) -> list[Entry]:
     """Entries of a directory; without a path of the first one that is more than a way to the roots."""
     from staddle.errors import NotFound
-    from staddle.wire.ops.reading import LIST_DIRECTORY, QUERY, ListDirectory, Query
+    from staddle.wire.ops.reading import LIST_BACKUPS, LIST_DIRECTORY, ListBackups, ListDirectory
 
     if not number:
-        newest = await grid.manager.call(QUERY, Query(sql=_LATEST))
-        number = newest.rows[0][0] or 0
+        rows = await grid.manager.call(LIST_BACKUPS, ListBackups())
+        state = rows.columns.index("state")
+        number = max((row[0] for row in rows.rows if row[state] in {"complete", "warnings"}), default=0)
         if not number:
             raise NotFound("there is no finished backup", hint="`staddle ls` shows all of them")
     here = path or b"/"
@@ -151,6 +150,7 @@ def find(pattern: str, backup: int | None, limit: int, home: str | None, as_json
 
     request = Find(pattern=pattern, backup=backup or 0, limit=limit)
     rows = with_grid(home, lambda grid: grid.manager.call(FIND, request, timeout_s=120.0))
+    _tell_limit(rows, limit)
     _show_entries(_entries(rows), as_json=as_json, with_backup=True)
 
 
@@ -161,10 +161,16 @@ def find(pattern: str, backup: int | None, limit: int, home: str | None, as_json
 def sql(statement: str, limit: int, home: str | None, as_json: bool) -> None:
     """Query the catalog: one SELECT over its documented views, such as v_backups and v_files."""
     rows = query(home, statement, limit=limit)
+    _tell_limit(rows, limit)
     if as_json:
         dump({"columns": rows.columns, "rows": rows.rows})
     else:
         table(rows.columns, [["" if cell is None else _cell(cell) for cell in row] for row in rows.rows])
+
+
+def _tell_limit(rows: Rows, limit: int) -> None:
+    if len(rows.rows) >= limit:
+        click.echo(f"only the first {limit} rows are shown: --limit asks for more", err=True)
 
 
 def _cell(value: object) -> object:

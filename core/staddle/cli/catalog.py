@@ -87,10 +87,19 @@ def snapshot(file: str, home: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 def diff(file_a: str, file_b: str, as_json: bool) -> int:
     """Compare two snapshots in backups, files, containers and copies; exit 1 if they differ."""
+    import duckdb
+
     from staddle.catalog.check import catalog_diff
+    from staddle.errors import UsageError
 
     sides = {"only here": file_a, "only there": file_b}
-    rows = [(what, sides[side], row) for what, side, row in catalog_diff(file_a, file_b)]
+    try:
+        rows = [(what, sides[side], row) for what, side, row in catalog_diff(file_a, file_b)]
+    except duckdb.Error as error:
+        raise UsageError(
+            f"{file_a} and {file_b} can't be compared: {str(error).splitlines()[0]}",
+            hint="both must be files written by `staddle catalog snapshot`",
+        ) from error
     if as_json:
         dump([{"table": what, "only_in": side, "row": row} for what, side, row in rows])
     elif rows:

@@ -109,6 +109,11 @@ async def _grid(settings: Settings) -> list[Finding]:
         code = "MEDIUM" if level is Level.OK else "MEDIUM_DOWN"
         text = f"{medium.name} is {medium.state}" + (f": {medium.message}" if medium.message else "")
         findings.append(Finding(level, code, text))
+    missing = sorted(settings.agent.keys() - {agent.name for agent in found.agents})
+    missing += sorted(settings.medium.keys() - {medium.name for medium in found.media})
+    if missing:
+        text = f"{', '.join(missing)}: in the configuration, but not in the grid that runs"
+        findings.append(Finding(Level.WARN, "NOT_IN_USE", text, "staddle down, then staddle up"))
     if found.commit_ms_p99 > 5.0:
         text = f"1 of 100 commits of the log takes more than {found.commit_ms_p99:.1f} ms"
         findings.append(Finding(Level.WARN, "LOG_SLOW", text, "put the home's manager/ on a faster disk"))

@@ -124,15 +124,21 @@ def status(home: str | None, as_json: bool) -> None:
     click.echo(f"manager {manager['state']}  {manager['url']}  pid {manager['pid'] or '-'}")
     table(
         ["agent", "state", "url", "pid"],
-        [[a["name"], a["state"], a["url"], a["pid"]] for a in document["agents"]],
+        [[a["name"], a["state"], a["url"], a["pid"] or "-"] for a in document["agents"]],
     )
-    rows = [
-        [m["name"], m["state"], m["plugin"], size_text(m["free_bytes"]), m["path"]] for m in document["media"]
-    ]
+    rows = [[m["name"], m["state"], m["plugin"], _free_text(m), m["path"]] for m in document["media"]]
     table(["medium", "state", "plugin", "free", "path"], rows)
+    if manager["state"] in {"down", "silent"}:
+        # It is the reason why all of them are unknown: said once.
+        click.echo("the manager does not answer: `staddle up` starts what is missing", err=True)
+        return
     for medium in document["media"]:
-        if medium["message"]:
+        if medium["message"] and medium["state"] != "up":
             click.echo(f"{medium['name']}: {medium['message']}", err=True)
+
+
+def _free_text(medium: dict[str, Any]) -> str:
+    return size_text(medium["free_bytes"]) if medium["free_bytes"] or medium["state"] == "up" else "-"
 
 
 async def _status(settings: Settings) -> dict[str, Any]:
@@ -175,7 +181,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
             "state": "unknown",
             "path": settings.path_of(name),
             "free_bytes": 0,
-            "message": "" if found else f"the manager does not answer: {problem}",
+            "message": "" if found else problem,
         }
         for name, medium in settings.medium.items()
     ]

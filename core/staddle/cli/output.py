@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
 
+# Controls, formats (some turn the direction of writing), line and paragraph separators.
+_UNSHOWN = frozenset({"Cc", "Cf", "Zl", "Zp"})
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under headings; plain and tab-separated when nobody looks at it."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            click.echo("\t".join(str(cell) for cell in row))
-        return
-    from rich.console import Console
-    from rich.table import Table
+    """Print rows under headings; plain and tab-separated when nobody looks at it.
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
-    for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
-    Console().print(shown)
+    One line for each row, whatever is in it, and never cut off: a terminal wraps long lines itself.
+    """
+    texts = [[visible(str(cell)) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in texts:
+            click.echo("\t".join(row))
+        return
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(columns, *texts, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+        return "  ".join(padded).rstrip()
+
+    click.secho(line(columns), bold=True)
+    for row in texts:
+        click.echo(line(row))
+
+
+def visible(text: str) -> str:
+    r"""Text with escapes such as `\n` and `\x1b` for what would break the line or command the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSHOWN else char
+        for char in text
+    )
 
 
 def size_text(count: float) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated, get_args, get_origin
 
 import click
 import msgspec
 
 from staddle.api.media import MediaType
 from staddle.cli.output import table
+from staddle.errors import PluginError
 from staddle.plugins import PluginRegistry, declared
 
 
@@ -44,19 +46,34 @@ def show(name: str, as_json: bool) -> None:
         document |= {"version": kind.version, "api_version": kind.api_version, "summary": kind.summary}
         config_type = getattr(kind, "config_type", None)
         if config_type is not None:
-            document["options"] = {f.encode_name: str(f.type) for f in msgspec.structs.fields(config_type)}
+            document["options"] = {f.encode_name: _type_text(f) for f in msgspec.structs.fields(config_type)}
         if isinstance(kind, MediaType):
             document["durability"] = kind.durability.value
             document["capabilities"] = [f"{c.name} ({c.surety.value})" for c in declared(kind)]
         documents.append(document)
+    if not documents:
+        problem = next((each for each in registry.problems(load=True) if each.name == name), None)
+        if problem is not None:
+            raise PluginError(f"plugin {name!r} is broken: {problem.message}", hint=problem.hint)
     if as_json:
         click.echo(json.dumps(documents))
         return
     for document in documents:
-        table(["field", "value"], [[key, _plain(value)] for key, value in document.items()])
+        table(["field", "value"], [row for key, value in document.items() for row in _rows(key, value)])
 
 
-def _plain(value: object) -> str:
+def _rows(key: str, value: object) -> list[list[str]]:
     if isinstance(value, dict):
-        return "\n".join(f"{key}: {kind}" for key, kind in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return [[f"option {name}", kind] for name, kind in value.items()]
+    return [[key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]]
+
+
+def _type_text(field: msgspec.structs.FieldInfo) -> str:
+    """The type of an option for a person: `bool, default False`."""
+    kind = field.type
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    if field.default is not None and field.default is not msgspec.NODEFAULT:
+        return f"{text}, default {json.dumps(field.default, default=str)}"
+    return text if field.required else f"{text}, optional"

@@ -28,7 +28,10 @@ _INTEGRITY = 13
 def restore(
     *, backup: str, paths: tuple[str, ...], target: str, name: str, home: str | None, as_json: bool
 ) -> int:
-    """Restore BACKUP (a number, or `latest`), or only some paths of it and what is below them."""
+    """Restore BACKUP (a number, or `latest`), or only some paths of it and what is below them.
+
+    What is at --to already stays, but files of the backup replace files of the same path.
+    """
     from staddle.client.progress import Progress
     from staddle.client.restore import RestoreOptions
     from staddle.client.scan import absolute

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
     from staddle.wire.ops.jobs import Rows
 
+FREED_KEPT_BYTES = 256 << 20
+"""A client ends with its work: what it has taken once it may keep."""
+
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -19,9 +22,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def grid_options(command: Command) -> Command:
     """Add `--home` and `--json`."""
     command = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")(command)
-    return click.option("--home", metavar="DIR", help="The grid's home; else STADDLE_HOME, else ~/.staddle.")(
-        command
-    )
+    return click.option(
+        "--home", metavar="DIR", help="The grid's home; else STADDLE_HOME, the grid joined, ~/.staddle."
+    )(command)
 
 
 def with_grid(home: str | None, work: Callable[[GridConnection], Awaitable[T]]) -> T:
@@ -29,9 +32,11 @@ def with_grid(home: str | None, work: Callable[[GridConnection], Awaitable[T]]) 
     import asyncio
 
     from staddle.client.backup import unwrap
-    from staddle.client.connection import GridConnection, home_from_environment, local_settings
+    from staddle.client.connection import GridConnection, find_settings
+    from staddle.platform import memory
 
-    settings = local_settings(home_from_environment(home))
+    memory.keep_freed(FREED_KEPT_BYTES)
+    settings = find_settings(home)
 
     async def connected() -> T:
         async with GridConnection(settings) as grid:

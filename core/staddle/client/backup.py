@@ -146,12 +146,13 @@ class Backup:
         if not number or self._options.full:
             return index
         try:
-            reader = await BackupReader.open(self._grid, number)
-            async with contextlib.aclosing(reader.manifests()) as manifests:
+            async with (
+                await BackupReader.open(self._grid, number) as reader,
+                contextlib.aclosing(reader.manifests()) as manifests,
+            ):
                 async for manifest in manifests:
                     index.add(manifest)
-            await reader.close()
-            unusable = await self._unusable(index.containers())
+            unusable = await self._unusable(opened.pool, index.containers())
         except StaddleError as error:
             # Reading all files again is slower, never wrong.
             self.tally.warn(
@@ -161,11 +162,11 @@ class Backup:
         await asyncio.to_thread(index.build, unusable)
         return index
 
-    async def _unusable(self, containers: list[bytes]) -> set[bytes]:
+    async def _unusable(self, pool: str, containers: list[bytes]) -> set[bytes]:
         usable: set[bytes] = set()
         for at in range(0, len(containers), _USABLE_BATCH):
             batch = containers[at : at + _USABLE_BATCH]
-            answer = await self._grid.manager.call(USABLE, Usable(pool=self._options.pool, containers=batch))
+            answer = await self._grid.manager.call(USABLE, Usable(pool=pool, containers=batch))
             usable.update(answer.ids)
         return set(containers) - usable
 

@@ -19,6 +19,15 @@ from staddle.wire.messages import Hello
 from staddle.wire.redial import Redial
 
 CONNECT_TIMEOUT_S = 5.0
+CLIENT_NAME = "client.toml"
+
+
+class JoinedClient(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`client.toml`: `grid` as 32 hex digits, `managers` as URLs in the order in which they are tried."""
+
+    name: str
+    grid: str
+    managers: list[str]
 
 
 class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +118,47 @@ def home_from_environment(home: str | None) -> str:
             hint="make one with `staddle init --home DIR`, or say where it is with --home or STADDLE_HOME",
         )
     return os.path.abspath(chosen)
+
+
+def client_directory() -> str:
+    """Where a client that has joined keeps its settings and keys: STADDLE_CLIENT, else the user's own."""
+    return os.environ.get("STADDLE_CLIENT") or os.path.join(
+        os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config"), "staddle"
+    )
+
+
+def find_settings(home: str | None) -> ClientSettings:
+    """The home that was named or is ours, else the grid that this client has joined.
+
+    Raises ConfigError when there is neither.
+    """
+    named = home or os.environ.get("STADDLE_HOME")
+    joined = os.path.join(client_directory(), CLIENT_NAME)
+    if named is None and os.path.exists(joined):
+        return joined_settings(joined)
+    return local_settings(home_from_environment(home))
+
+
+def joined_settings(path: str) -> ClientSettings:
+    """Read a `client.toml`. Raises ConfigError."""
+    try:
+        with open(path, "rb") as handle:
+            table = msgspec.toml.decode(handle.read(), type=JoinedClient)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{path}: {error}", hint="join again: `staddle client join`") from error
+    directory = os.path.dirname(os.path.abspath(path))
+    return ClientSettings(
+        name=table.name,
+        host=table.name,
+        role="client",
+        grid=bytes.fromhex(table.grid),
+        manager_urls=table.managers,
+        credentials=Credentials(
+            ca_file=os.path.join(directory, "ca.crt"),
+            cert_file=os.path.join(directory, "own.crt"),
+            key_file=os.path.join(directory, "own.key"),
+        ),
+    )
 
 
 def local_settings(home: str) -> ClientSettings:

@@ -37,7 +37,7 @@ def _translate(pattern: bytes) -> bytes:
             body = pattern[i + 1 : end]
             negate = body[:1] in {b"!", b"^"}
             inside = re.escape(body[negate:]).replace(rb"\-", b"-")
-            out.append(b"[" + (b"^" if negate else b"") + inside + b"]")
+            out.append(_checked(b"[" + (b"^" if negate else b"") + inside + b"]", pattern))
             i = end
         elif char == b"\\" and i + 1 < len(pattern):
             i += 1
@@ -46,6 +46,18 @@ def _translate(pattern: bytes) -> bytes:
             out.append(re.escape(char))
         i += 1
     return b"".join(out)
+
+
+def _checked(char_class: bytes, pattern: bytes) -> bytes:
+    """Raises UsageError for a range that runs backwards."""
+    try:
+        re.compile(char_class)
+    except re.error as error:
+        raise UsageError(
+            f"exclude pattern {os.fsdecode(pattern)!r} can't be read: {error}",
+            hint="in brackets a range runs upwards: [a-z]",
+        ) from None
+    return char_class
 
 
 class Excludes:

@@ -220,9 +220,10 @@ def _plan(
     aliases: dict[bytes, bytes],
 ) -> list[Batch]:
     """Make a manifest's entries without content, and say what is to be fetched. Runs in a thread."""
+    first, count = manifest.chunk_first.tolist(), manifest.chunk_count.tolist()
 
     def chunk_rows(row: int) -> tuple[int, int]:
-        return int(manifest.chunk_first[row]), int(manifest.chunk_count[row])
+        return first[row], count[row]
 
     rows = choose(manifest.entries)
     files = writer.entries(manifest.entries, rows, chunk_rows, aliases)

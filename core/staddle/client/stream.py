@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from staddle import typed
 from staddle.client.pump import RecordPump
 from staddle.client.source import Source
 from staddle.client.units import Record
@@ -28,6 +29,7 @@ from staddle.engine.effects import (
     SendRecord,
 )
 from staddle.engine.messages import (
+    WHOLE_BASE,
     AgentToClient,
     Assigned,
     Ended,
@@ -52,7 +54,7 @@ Dial = Callable[[str, list[str]], Awaitable[Link]]
 
 REVERSE_CREDIT_BYTES = 1 << 20
 _OPEN_TIMEOUT_S = 10.0
-_agent_message: msgspec.msgpack.Decoder[AgentToClient] = msgspec.msgpack.Decoder(AgentToClient)
+_agent_message: msgspec.msgpack.Decoder[AgentToClient] = typed.decoder(AgentToClient)
 
 
 class StreamFailed(StaddleError):
@@ -181,7 +183,7 @@ class StreamDriver:
                 case Regenerate():
                     dropped = [record for record in effect.dropped if isinstance(record, Record)]
                     # Refused once more, and for no other container: naming them did not help.
-                    bad = effect.bad if set(effect.bad) - self._bad else []
+                    bad = effect.bad if set(effect.bad) - self._bad else [WHOLE_BASE]
                     self._bad.update(effect.bad)
                     self._pumps.append(RecordPump(self._source.remake(dropped, bad), self._wake.set))
                 case Done() | Failed():

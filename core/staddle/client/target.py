@@ -21,6 +21,7 @@ _PRIVATE_FILE: Final = 0o600
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _HOPELESS: Final = frozenset({errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _NOT_ON_WINDOWS: Final = re.compile(rb'[\\:*?"<>|\x00-\x1f]')
+_PLACES_MAX: Final = 4096
 _DEVICE_NAME: Final = re.compile(rb"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
 
 
@@ -52,6 +53,7 @@ class Target:
         self.root = root
         self._warn = warn
         self._checked: set[bytes] = {root}
+        self._places: dict[bytes, bytes] = {}
         self.privileged = hasattr(os, "geteuid") and os.geteuid() == 0
         try:
             os.makedirs(root, exist_ok=True)
@@ -63,12 +65,23 @@ class Target:
 
     def path(self, source: bytes) -> bytes:
         """The place of a source path. Raises StaddleError for one that would lead outside."""
+        directory, _, name = source.rpartition(b"/")
+        place = self._places.get(directory)
+        if place is None:
+            if len(self._places) >= _PLACES_MAX:
+                self._places.clear()
+            place = self._places[directory] = self._place(directory)
+        # All names of one directory lead to the same place: only the last part is looked at for each.
+        return self._place(name, place) if name else place
+
+    def _place(self, source: bytes, below: bytes = b"") -> bytes:
         parts = [part for part in source.split(b"/") if part]
         if any(part in {b".", b".."} or b"\0" in part for part in parts):
             raise StaddleError(f"the backup names a path that leads outside: {os.fsdecode(source)!r}")
         if sys.platform == "win32":
             parts = [windows_part(part) for part in parts]
-        return join(self.root, b"/".join(parts)) if parts else self.root
+        top = below or self.root
+        return join(top, b"/".join(parts)) if parts else top
 
     def ensure_directory(self, path: bytes) -> None:
         """Make `path` and what is missing above it. Raises StaddleError for a symlink on the way."""

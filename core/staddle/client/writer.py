@@ -20,10 +20,12 @@ from staddle.client.units import Tally
 from staddle.data.manifest import EntryBatch, EntryFlag, EntryType
 from staddle.errors import Cancelled, StaddleError
 
+# Plain numbers: a comparison with a member of an enum takes ten times as long.
+_DIRECTORY = int(EntryType.DIRECTORY)
 _PART = int(EntryFlag.PART)
 _LAST = int(EntryFlag.LAST)
 _ERROR = int(EntryFlag.ERROR)
-_CONTENT = frozenset({EntryType.FILE, EntryType.IMAGE, EntryType.STREAM})
+_CONTENT = frozenset(map(int, (EntryType.FILE, EntryType.IMAGE, EntryType.STREAM)))
 _NODES = {
     EntryType.FIFO: stat.S_IFIFO,
     EntryType.SOCKET: stat.S_IFSOCK,
@@ -101,23 +103,24 @@ class Writer:
         chunk_rows: Callable[[int], tuple[int, int]],
         aliases: Mapping[bytes, bytes],
     ) -> list[FileRow]:
-        kinds = entries.columns["type"]
-        self._add_directories(entries, [row for row in rows if kinds[row] == EntryType.DIRECTORY])
+        kinds = entries.columns["type"].tolist()
+        self._add_directories(entries, [row for row in rows if kinds[row] == _DIRECTORY])
         paths = entries.paths()
+        file_rows = _FileRows(entries)
         files = []
         for row in rows:
-            kind = EntryType(int(kinds[row]))
-            if kind is EntryType.DIRECTORY:
+            kind = kinds[row]
+            if kind == _DIRECTORY:
                 continue
             source = aliases.get(paths[row], paths[row])
             try:
                 place = self._target.path(source)
                 if kind in _CONTENT:
-                    files.append(_file_row(entries, row, source, place, chunk_rows(row)))
-                elif kind is EntryType.HARDLINK:
+                    files.append(file_rows.make(row, source, place, chunk_rows(row)))
+                elif kind == EntryType.HARDLINK:
                     self._links.append((source, entries.link(row)))
                 else:
-                    self._special(entries, row, kind, source, place)
+                    self._special(entries, row, EntryType(kind), source, place)
             except (OSError, StaddleError) as error:
                 self._failed(source, error)
         return files
@@ -295,13 +298,12 @@ class Writer:
         self._links = []
 
     def _directory_metadata(self) -> None:
-        depths = sorted({path.count(b"/") for paths, _ in self._directories for path in paths}, reverse=True)
-        for depth in depths:
-            for paths, metas in self._directories:
-                for path, values in zip(paths, metas, strict=True):
-                    # The target itself keeps the metadata that its owner gave it.
-                    if path.count(b"/") == depth and path != b"/":
-                        self._target.set_directory_metadata(self._target.path(path), Meta(*values.tolist()))
+        found = [(path, metas, row) for paths, metas in self._directories for row, path in enumerate(paths)]
+        found.sort(key=lambda each: each[0].count(b"/"), reverse=True)
+        for path, metas, row in found:
+            if path != b"/":  # the target itself keeps the metadata that its owner gave it
+                meta = Meta(*metas[row].tolist())
+                self._target.set_directory_metadata(self._target.path(path), meta)
         self._directories = []
 
     def abort(self) -> None:
@@ -327,17 +329,27 @@ def _device(entries: EntryBatch, row: int) -> int:
     return int(further.get("rdev", 0))
 
 
-def _file_row(entries: EntryBatch, row: int, source: bytes, place: bytes, chunks: tuple[int, int]) -> FileRow:
-    columns = entries.columns
-    flags = int(columns["flags"][row])
-    return FileRow(
-        path=place,
-        source=source,
-        meta=_meta(entries, row),
-        size_bytes=int(columns["size"][row]),
-        offset=int(columns["offset"][row]),
-        last=not flags & _PART or bool(flags & _LAST),
-        damaged=bool(flags & _ERROR),
-        chunk_first=chunks[0],
-        chunk_count=chunks[1],
-    )
+class _FileRows:
+    """Makes the FileRows of one manifest, out of lists: numbers of numpy are slow one by one."""
+
+    def __init__(self, entries: EntryBatch) -> None:
+        columns = entries.columns
+        self._metas = [columns[name].tolist() for name in _META.names or ()]
+        self._sizes, self._offsets, self._flags = (
+            columns[name].tolist() for name in ("size", "offset", "flags")
+        )
+
+    def make(self, row: int, source: bytes, place: bytes, chunks: tuple[int, int]) -> FileRow:
+        """One row. Args: place: in the target. chunks: first chunk row, and how many."""
+        flags = self._flags[row]
+        return FileRow(
+            path=place,
+            source=source,
+            meta=Meta(*[column[row] for column in self._metas]),
+            size_bytes=self._sizes[row],
+            offset=self._offsets[row],
+            last=not flags & _PART or bool(flags & _LAST),
+            damaged=bool(flags & _ERROR),
+            chunk_first=chunks[0],
+            chunk_count=chunks[1],
+        )

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from staddle import typed
 from staddle.api.types import FenceProof, Lease, Member
 from staddle.cluster.plugin import SingleConfig
 from staddle.errors import Corrupt, Fenced, Locked, StaddleError, UsageError
@@ -166,7 +167,7 @@ class SingleClusterManager:
         path = self._file(name, "epoch")
         try:
             with open(path, "rb") as file:
-                stored = msgspec.json.decode(file.read(65_536), type=_Stored)
+                stored = typed.from_json(file.read(65_536), _Stored)
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:

@@ -9,6 +9,7 @@ import os
 
 import msgspec
 
+from staddle import typed
 from staddle.config import home_paths
 from staddle.errors import Locked
 from staddle.platform.durable import write_file_durable
@@ -64,6 +65,6 @@ def running(home: str, part: str) -> RunFile | None:
         return None
     try:
         with open(_path(home, part, "json"), "rb") as handle:
-            return msgspec.json.decode(handle.read(), type=RunFile)
+            return typed.from_json(handle.read(), RunFile)
     except (OSError, msgspec.MsgspecError):
         return None

@@ -9,6 +9,7 @@ import time
 
 import msgspec
 
+from staddle import typed
 from staddle.api.transport import Credentials
 from staddle.config import Settings, home_paths, initial_text
 from staddle.data import keyring as keyring_format
@@ -45,6 +46,11 @@ class Identities:
         return found
 
     @property
+    def authority_directory(self) -> str:
+        """The certificate authority's."""
+        return os.path.join(self._pki, "ca")
+
+    @property
     def ticket_key_path(self) -> str:
         """The manager's signing key."""
         return os.path.join(self._pki, "ticket.key")
@@ -53,7 +59,7 @@ class Identities:
         """The keys of all dedup domains, by name."""
         try:
             with open(os.path.join(self._pki, "domains.keys"), "rb") as handle:
-                found = msgspec.msgpack.decode(handle.read(), type=list[DomainKeys])
+                found = typed.unpack(handle.read(), list[DomainKeys])
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigError(
                 f"the domain keys in {self._pki} can't be read: {error}",

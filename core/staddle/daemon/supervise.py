@@ -16,6 +16,7 @@ START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0
 _POLL_S = 0.05
 _LOG_TAIL_BYTES = 2000
+_ERROR = "staddle: "
 
 
 def parts(settings: Settings) -> list[str]:
@@ -58,14 +59,15 @@ def _await_ready(home: str, part: str, pid: int) -> RunFile:
 
 
 def _tail(path: str) -> str:
-    """The last words of a log that are not empty."""
+    """What a daemon said last: its error, else the last line that is not empty."""
     try:
         with open(path, "rb") as handle:
             handle.seek(max(0, os.path.getsize(path) - _LOG_TAIL_BYTES))
             lines = [line for line in handle.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return "it left no log"
-    return lines[-1].strip() if lines else "it said nothing"
+    said = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    return (said or lines or ["it said nothing"])[-1].strip()
 
 
 def stop_all(settings: Settings) -> list[str]:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from staddle.api.types import Buffer, Kind
 from staddle.data.crypto import (
-    FINGERPRINT_BYTES,
     NONCE_BYTES,
     TAG_BYTES,
     Aead,
@@ -35,6 +34,7 @@ from staddle.data.envelope import (
     domain_head,
     open_domain_head,
 )
+from staddle.data.plain import FINGERPRINT_BYTES
 from staddle.errors import Corrupt
 
 VERSION = 1

@@ -15,7 +15,6 @@ import hashlib
 import platform
 import re
 from collections.abc import Iterable
-from typing import Annotated
 
 import msgspec
 from blake3 import blake3
@@ -25,17 +24,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from staddle.api.types import Buffer
+from staddle.data.plain import ID_BYTES
 from staddle.errors import Corrupt, Denied, NewerFormat, UsageError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 TAG_BYTES = 16
-ID_BYTES = 16
-FINGERPRINT_BYTES = 32
-Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-"""A 16-byte identifier, in the structures that are read from media."""
-Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-"""A 32-byte digest, likewise."""
 WRAPPED_KEY_BYTES = NONCE_BYTES + KEY_BYTES + TAG_BYTES
 """Length of a wrapped 32-byte key: nonce, sealed key, tag."""
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from staddle.data.envelope import unmsgpack
+from staddle.data.plain import unmsgpack
 
 ROWS_MAX = 1 << 22
 """Most rows in one batch or manifest."""

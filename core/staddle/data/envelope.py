@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TypeVar
 
 import msgspec
 
-from staddle.api.types import Buffer, Kind
-from staddle.data.crypto import ID_BYTES, SUITES, WRAPPED_KEY_BYTES, Aead, DomainKeys, checksum
-from staddle.errors import Corrupt, Denied, NewerFormat
+from staddle.api.types import Kind
+from staddle.data.crypto import SUITES, WRAPPED_KEY_BYTES, Aead, DomainKeys, checksum
+from staddle.data.plain import ID_BYTES, check_version
+from staddle.errors import Corrupt, Denied
 
 HEAD_BYTES = 1024
 FOOTER_BYTES = 80
@@ -46,9 +46,6 @@ _FOOTER = struct.Struct("<8sIIQQQ32s")
 _MAGIC = b"STADFOOT"
 _FIRST_LINE = re.compile(rb"STADDLE ([a-z]{1,16}) ([1-9][0-9]{0,8})\n")
 _FIELD_LINE = re.compile(rb"([a-z-]{1,16}): ([0-9a-f]{1,160})\n")
-
-
-_Struct = TypeVar("_Struct")
 
 
 class Footer(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,25 +103,6 @@ def decode_footer(data: bytes, size_bytes: int, what: str, newest: int) -> Foote
     if offset < HEAD_BYTES or offset + length + FOOTER_BYTES != size_bytes:
         raise Corrupt(f"{what}: the footer does not fit an object of {size_bytes} bytes")
     return footer
-
-
-def unmsgpack(data: Buffer, kind: type[_Struct]) -> _Struct:
-    """Decode msgpack that may be hostile. Raises ValueError, whatever is wrong with it."""
-    try:
-        return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
-
-
-def check_version(what: str, version: int, newest: int) -> None:
-    """Readers take the newest version and the one before it, and refuse later ones (DESIGN 12)."""
-    if version > newest:
-        raise NewerFormat(
-            f"{what}: format {version}, and this release reads up to {newest}",
-            hint="use a newer release of Staddle",
-        )
-    if version < max(1, newest - 1):
-        raise Corrupt(f"{what}: format {version} is no longer read", hint="use an older release of Staddle")
 
 
 def encode_head(kind: Kind, version: int, fields: dict[str, str]) -> bytes:

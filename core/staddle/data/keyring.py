@@ -9,8 +9,15 @@ from __future__ import annotations
 import msgspec
 
 from staddle.api.types import Buffer, Kind
-from staddle.data.crypto import DomainKeys, Id, RecoveryKey, aead, best_suite, hkdf
-from staddle.data.envelope import HEAD_BYTES, check_version, decode_head, encode_head, unmsgpack
+from staddle.data.crypto import (
+    DomainKeys,
+    RecoveryKey,
+    aead,
+    best_suite,
+    hkdf,
+)
+from staddle.data.envelope import HEAD_BYTES, decode_head, encode_head
+from staddle.data.plain import Id, check_version, unmsgpack
 from staddle.data.sealed import checked_footer, open_body, seal_body
 from staddle.errors import Corrupt, Denied
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from staddle.api.types import Buffer, Label
 from staddle.data import container, keyring, manifest, seal
-from staddle.data.envelope import check_version
+from staddle.data.plain import check_version
 from staddle.errors import Corrupt
 
 VERSION = 1

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from staddle.api.types import Buffer
-from staddle.data.crypto import FINGERPRINT_BYTES, ID_BYTES, Digest, Id
 from staddle.data.entries import (
     COLUMNS,
     ROWS_MAX,
@@ -29,8 +28,15 @@ from staddle.data.entries import (
     column,
     unpack_entries,
 )
-from staddle.data.envelope import check_version, unmsgpack
-from staddle.data.sealed import PLAIN_BYTES_MAX
+from staddle.data.plain import (
+    FINGERPRINT_BYTES,
+    ID_BYTES,
+    PLAIN_BYTES_MAX,
+    Digest,
+    Id,
+    check_version,
+    unmsgpack,
+)
 from staddle.errors import Corrupt
 
 __all__ = [

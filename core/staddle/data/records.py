@@ -27,7 +27,7 @@ from staddle.data.entries import (
     column,
     unpack_entries,
 )
-from staddle.data.envelope import unmsgpack
+from staddle.data.plain import unmsgpack
 from staddle.errors import ProtocolError
 
 __all__ = [

@@ -12,8 +12,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from staddle.api.types import Buffer
-from staddle.data.crypto import Digest, Id
-from staddle.data.envelope import check_version, unmsgpack
+from staddle.data.plain import Digest, Id, check_version, unmsgpack
 from staddle.errors import Corrupt
 
 VERSION = 1
@@ -42,7 +41,7 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
         roots: the paths that were backed up.
         started_ns: UTC.
         finished_ns: UTC.
-        state: `warnings` if some entry could not be read as it should.
+        state: `warnings` if some entry could not be read as it should; `incomplete` if the job was given up.
         files: entries that are no directories.
         dirs: directories.
         bytes_read: raw bytes of all files, unchanged ones included.
@@ -64,7 +63,7 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     roots: list[bytes]
     started_ns: int
     finished_ns: int
-    state: Literal["complete", "warnings"]
+    state: Literal["complete", "warnings", "incomplete"]
     files: int
     dirs: int
     bytes_read: int

@@ -23,11 +23,10 @@ from staddle.data.envelope import (
     domain_head,
     open_domain_head,
 )
+from staddle.data.plain import PLAIN_BYTES_MAX
 from staddle.errors import Corrupt
 
 VERSION = 1
-PLAIN_BYTES_MAX = 256 << 20
-"""Longest unpacked body; checked before memory is taken."""
 
 _LEVEL = 3
 

@@ -11,6 +11,7 @@ import os
 import msgspec
 from blake3 import blake3
 
+from staddle import typed
 from staddle.dedup.heads import HEAD_BYTES, pack_head, read_head
 from staddle.dedup.runs import RunRef
 from staddle.errors import Corrupt
@@ -69,6 +70,6 @@ def load_manifest(directory: str) -> Manifest | None:
     if len(body) != head[0] or blake3(body).digest(length=16) != data[HEAD_BYTES:_BODY_AT]:
         raise Corrupt(f"{path}: damaged", hint=hint)
     try:
-        return msgspec.msgpack.decode(body, type=Manifest)
+        return typed.unpack(body, Manifest)
     except msgspec.MsgspecError as error:
         raise Corrupt(f"{path}: {error}", hint=hint) from error

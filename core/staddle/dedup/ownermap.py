@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from staddle import typed
 from staddle.dedup.rows import PARTITIONS, BoolArray
 from staddle.errors import Conflict, Corrupt
 
@@ -97,7 +98,7 @@ class OwnerMap(msgspec.Struct, frozen=True, kw_only=True):
             Corrupt: it is no owner map.
         """
         try:
-            return msgspec.json.decode(data, type=cls)
+            return typed.from_json(data, cls)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Corrupt(f"not an owner map: {error}", hint="take it from the manager again") from error
 

@@ -99,6 +99,7 @@ def apply_grid_created(t: Tables, op: ops.GridCreated) -> None:
 def apply_epoch_begun(t: Tables, op: ops.EpochBegun) -> None:
     """A manager's term begins."""
     t.epoch = op.epoch
+    t.began_ns = t.began_ns or op.at_ns
 
 
 def apply_agent_set(t: Tables, op: ops.AgentSet) -> None:

@@ -26,6 +26,8 @@ from staddle.engine.tables import (
 )
 from staddle.errors import NotFound
 
+DELETED = "deleted"
+
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     """What a prune did: `held` backups stay, since active jobs use them."""
@@ -58,6 +60,19 @@ def to_journal(t: Tables) -> list[int]:
     return [b.id for b in t.backups.values() if b.state is BackupState.PRUNED and not b.journalled]
 
 
+def journal_media(t: Tables, backups: Iterable[int]) -> list[str]:
+    """Media that must hold the journal of this prune: those with a manifest or a seal of these backups."""
+    holders = {
+        copy.medium
+        for number in backups
+        for item in (*(row.manifest for row in t.backups[number].segments), t.backups[number].seal)
+        if item in t.objects
+        for copy in t.objects[item].placements()
+    }
+    gone = {MediumStatus.LOST, MediumStatus.RETIRED}
+    return sorted(name for name in holders if t.media[name].state not in gone)
+
+
 def decide_journalled(t: Tables, backups: Iterable[int], journal: StoredObject) -> list[ops.Op]:
     """The journal is stored: manifests and seals of these backups may go, their containers lose a root.
 
@@ -74,9 +89,7 @@ def decide_journalled(t: Tables, backups: Iterable[int], journal: StoredObject) 
         if item in t.objects
     ]
     on = {copy.medium for copy in journal.copies}
-    holders = {copy.medium for item in deleting for copy in t.objects[item].copies}
-    gone = {MediumStatus.LOST, MediumStatus.RETIRED}
-    if {name for name in holders if t.media[name].state not in gone} - on:
+    if set(journal_media(t, pending)) - on:
         return []
     return [
         ops.PruneJournalled(
@@ -129,7 +142,7 @@ def to_delete(t: Tables) -> list[tuple[bytes, CopyOf]]:
         (item.id, copy)
         for item in t.objects.values()
         if item.state is ObjectState.DELETING
-        for copy in item.copies
+        for copy in item.placements()
         if t.media[copy.medium].state is MediumStatus.UP
     ]
 
@@ -137,10 +150,10 @@ def to_delete(t: Tables) -> list[tuple[bytes, CopyOf]]:
 def decide_copies_deleted(t: Tables, deleted: Iterable[tuple[bytes, CopyOf]]) -> list[ops.Op]:
     """These placements are gone from their media."""
     return [
-        ops.CopyDropped(object=item, copy=copy, reason="deleted")
+        ops.CopyDropped(object=item, copy=copy, reason=DELETED)
         for item, copy in deleted
         if item in t.objects and t.objects[item].state is ObjectState.DELETING
-        if copy in t.objects[item].copies
+        if copy in t.objects[item].placements()
     ]
 
 
@@ -151,7 +164,7 @@ def decide_drop(t: Tables) -> list[ops.Op]:
         item.id
         for item in t.objects.values()
         if item.state is ObjectState.DELETING
-        and all(t.media[copy.medium].state in gone for copy in item.copies)
+        and all(t.media[copy.medium].state in gone for copy in item.placements())
     ]
     return [ops.ObjectsDropped(objects=dropped)] if dropped else []
 
@@ -176,7 +189,7 @@ def decide_copy_added(t: Tables, item_id: bytes, copy: CopyOf) -> list[ops.Op]:
 
 
 def decide_copy_lost(t: Tables, item_id: bytes, copy: CopyOf, reason: str) -> list[ops.Op]:
-    """A copy is damaged or missing. It is forgotten; the object stays, even with no copy left."""
+    """A copy is damaged or missing. It counts no longer; readers take it when no other one is left."""
     item = t.objects.get(item_id)
     if item is None or copy not in item.copies:
         return []
@@ -220,11 +233,12 @@ def orphans(
         known = t.objects.get(item_id)
         if kind in {Kind.KEYRING, Kind.JOURNAL} or name in doomed:
             continue
-        if known is not None and CopyOf(medium, name) in known.copies:
+        if known is not None and CopyOf(medium, name) in known.placements():
             continue
         plan = planned.get(name)
         born_ns = plan.at_ns if plan else int.from_bytes(item_id[:6]) * 1_000_000
-        if born_ns < before_ns:
+        # What is older than the log may belong to a backup that a rebuild could not see: it stays.
+        if (plan is not None or born_ns >= t.began_ns) and born_ns < before_ns:
             found.append(name)
     return found
 
@@ -290,9 +304,12 @@ def apply_copy_added(t: Tables, op: ops.CopyAdded) -> None:
 
 
 def apply_copy_dropped(t: Tables, op: ops.CopyDropped) -> None:
-    """A copy is gone."""
+    """A copy is gone, or counts no longer."""
     item: Object = t.objects[op.object]
     item.copies = [copy for copy in item.copies if copy != op.copy]
+    item.bad = [copy for copy in item.bad if copy != op.copy]
+    if op.reason != DELETED:
+        item.bad.append(op.copy)
 
 
 def apply_orphans_doomed(t: Tables, op: ops.OrphansDoomed) -> None:

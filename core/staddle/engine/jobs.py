@@ -36,15 +36,17 @@ from staddle.engine.tables import (
     StreamState,
     Tables,
 )
-from staddle.errors import NotFound, UsageError
+from staddle.errors import Denied, NotFound, UsageError
 
 STREAMS_MAX = 64
 
 
 def decide_create_job(t: Tables, request: CreateJob, wall_ns: int) -> tuple[list[ops.Op], JobCreated]:
-    """A new job, or the one that this request has made before. Raises NotFound, UsageError."""
+    """A new job, or the one that this request has made before. Raises NotFound, UsageError, Denied."""
     if (number := t.requests.get(request.request)) is not None:
         job = t.jobs[number]
+        if job.client != request.client:
+            raise Denied(f"job {number} is another client's", retry="never")
         taken = request.resume and request.session != job.session and job.state is JobState.RUNNING
         taking: list[ops.Op] = [ops.JobTaken(job=job.id, session=request.session)] if taken else []
         return taking, _created(job, repeat=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from staddle import typed
 from staddle.engine.messages import CopyOf, StoredObject
 
 
@@ -211,6 +212,15 @@ class JobFinished(Op):
     seal_want: int = 0
 
 
+class BackupMarked(Op):
+    """The end of an incomplete backup stands on the media: a seal that says so."""
+
+    backup: int
+    seal: StoredObject
+    domain: str
+    want: int
+
+
 # --- objects ------------------------------------------------------------------------------------
 
 
@@ -231,7 +241,7 @@ class CopyAdded(Op):
 
 
 class CopyDropped(Op):
-    """An object has lost this copy: damaged, missing, or deleted."""
+    """An object has lost this copy: `deleted`; with any other reason it is damaged or missing."""
 
     object: bytes
     copy: CopyOf
@@ -372,4 +382,4 @@ def to_args(op: Op) -> dict[str, Any]:
 
 def from_args(name: str, args: dict[str, Any]) -> Op:
     """Inverse of `to_args`. Raises msgspec.ValidationError or KeyError for what is no op."""
-    return msgspec.convert(args, TYPES[name], builtin_types=(bytes,))
+    return typed.convert(args, TYPES[name], builtin_types=(bytes,))

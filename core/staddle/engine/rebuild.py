@@ -1,9 +1,12 @@
 """The state made again from what is found on the media (C3): containers, manifests, seals and journals.
 
 A seal names the last manifest of each stream by digest, a manifest its predecessor: walking back gives
-exactly the committed segments, and no orphan. Without a seal a backup is `incomplete`. Of several manifests
+exactly the committed segments, and no orphan. A backup that was given up has a seal that says so.
+
+Without a seal a backup is `incomplete`, too: its job still ran when the log was lost. Of several manifests
 with one ordinal at most one was committed, and it is the one of the highest epoch: a later assignment starts
-behind what was committed. Backups that a journal names as pruned never come back.
+behind what was committed. Whether the very last one was, nobody can tell; it is kept, since it may have been
+acknowledged. Backups that a journal names as pruned never come back.
 """
 
 from __future__ import annotations
@@ -150,7 +153,7 @@ class _Builder:
             seal=seal.id,
             streams=len(seal.streams),
             segments=self._segments(chain),
-            message=problem,
+            message=problem or ("it was not finished" if seal.state == BackupState.INCOMPLETE else ""),
         )
 
     def _walk_back(self, end: StreamEndOf) -> list[FoundManifest]:
@@ -189,7 +192,7 @@ class _Builder:
             seal=b"",
             streams=max(item.stream for item in mine) + 1,
             segments=self._segments(chain),
-            message="no seal was found",
+            message="no seal was found; the last segment of a stream may never have been acknowledged",
         )
 
     def _walk_on(self, mine: list[FoundManifest]) -> list[FoundManifest]:

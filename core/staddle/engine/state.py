@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from staddle import typed
 from staddle.api.catalog import Record
-from staddle.engine import assign, commit, configure, gc, jobs, ops, rebuild
+from staddle.engine import assign, commit, configure, gc, jobs, marks, ops, rebuild
 from staddle.engine.tables import (
     Agent,
     Backup,
@@ -28,7 +29,7 @@ from staddle.errors import Corrupt, Fenced, NewerFormat
 
 SNAPSHOT_VERSION = 1
 
-_MODULES = (configure, jobs, assign, commit, gc, rebuild)
+_MODULES = (configure, jobs, marks, assign, commit, gc, rebuild)
 
 APPLIERS: dict[str, Callable[[Tables, Any], None]] = {
     name: getattr(module, "apply_" + name)
@@ -60,6 +61,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     objects: dict[bytes, Object]
     doomed: dict[str, list[str]]
     planned: dict[str, dict[str, PlannedCopy]]
+    began_ns: int = 0
 
 
 _FIELDS = tuple(name for name in Snapshot.__struct_fields__ if name != "version")
@@ -105,10 +107,10 @@ class GridState(Tables):
     def load(cls, data: bytes) -> GridState:
         """Inverse of `dump`. Raises NewerFormat, Corrupt."""
         try:
-            version = msgspec.msgpack.decode(data, type=_Version).version
+            version = typed.unpack(data, _Version).version
             if version > SNAPSHOT_VERSION:
                 raise NewerFormat(f"a snapshot of version {version}; this release reads {SNAPSHOT_VERSION}")
-            snapshot = msgspec.msgpack.decode(data, type=Snapshot)
+            snapshot = typed.unpack(data, Snapshot)
         except msgspec.DecodeError as error:
             raise Corrupt(f"the snapshot of the manager's state can't be read: {error}") from error
         state = cls()

@@ -205,7 +205,11 @@ class Backup(msgspec.Struct, kw_only=True):
 
 
 class Object(msgspec.Struct, kw_only=True):
-    """A committed object and its copies. `want` is how many copies its pool asked for when it was stored."""
+    """A committed object and its copies. `want` is how many copies its pool asked for when it was stored.
+
+    `bad` are copies that a reader has found damaged or missing. They count for nothing, but are read when no
+    other is left: one bad byte must not cost the whole container, nor a wrong word the only copy.
+    """
 
     id: bytes
     kind: str  # container, manifest, seal, journal
@@ -218,6 +222,11 @@ class Object(msgspec.Struct, kw_only=True):
     raw_bytes: int = 0
     chunks: int = 0
     condemned_ns: int = 0
+    bad: list[CopyOf] = []
+
+    def placements(self) -> list[CopyOf]:
+        """Everything of it that may lie on media."""
+        return [*self.copies, *self.bad]
 
 
 class PlannedCopy(msgspec.Struct, kw_only=True):
@@ -233,6 +242,7 @@ class Tables:
     def __init__(self) -> None:
         self.grid = b""
         self.epoch = 0
+        self.began_ns = 0  # wall time of the log's first term: of older objects it may know nothing
         self.lsn = 0
         self.next_job = 1
         self.next_backup = 1

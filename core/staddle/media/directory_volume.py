@@ -314,6 +314,8 @@ class DirectoryVolume:
             return
         chain: list[str] = []
         while directory != self._root.path:
+            if chain and directory in self._durable_directories and os.path.isdir(directory):
+                break
             chain.append(directory)
             directory = os.path.dirname(directory)
         for path in reversed(chain):

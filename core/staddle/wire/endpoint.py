@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from staddle.api.transport import Credentials, StreamServer, StreamTransport
 from staddle.errors import ConfigError, PathLost
-from staddle.wire import plugin
 from staddle.wire.handlers import Handlers
 from staddle.wire.limits import LinkLimits
 from staddle.wire.link import Link
 from staddle.wire.messages import Hello
+from staddle.wire.schemes import SCHEMES
 
 NO_CREDENTIALS = Credentials(ca_file="", cert_file="", key_file="")
 """For transports that need none: `unix` and `mem`."""
@@ -26,10 +26,9 @@ LINKS_MAX = 1024
 def transport_for(url: str) -> StreamTransport:
     """A new built-in transport for the URL's scheme. Raises ConfigError for any other scheme."""
     scheme = urlsplit(url).scheme
-    types = {kind.scheme: kind for kind in plugin.staddle_transports()}
-    if scheme not in types:
-        raise ConfigError(f"no built-in transport for {url!r}", hint=f"schemes: {', '.join(sorted(types))}")
-    return cast("StreamTransport", types[scheme].load()())
+    if scheme not in SCHEMES:
+        raise ConfigError(f"no built-in transport for {url!r}", hint=f"schemes: {', '.join(sorted(SCHEMES))}")
+    return SCHEMES[scheme].load()()
 
 
 async def connect(

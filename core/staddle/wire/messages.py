@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from staddle import typed
 from staddle.api.types import Buffer
 from staddle.errors import OUTCOMES, RETRIES, SCOPES, ProtocolError, StaddleError
 from staddle.wire.frames import META_BYTES_MAX, WIRE_VERSIONS
@@ -90,7 +91,7 @@ def pack(value: Any) -> bytes:
 def unpack(data: Buffer | msgspec.Raw, kind: type[_T]) -> _T:
     """Inverse of `pack`. Raises ProtocolError for anything that is not a `kind`."""
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        return typed.unpack(data, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"a message that cannot be read: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -14,6 +15,7 @@ _HIGH_WATER_BYTES = 256 << 10
 _LOW_WATER_BYTES = 64 << 10
 _HARD_LIMIT_BYTES = 8 << 20
 _JOIN_BYTES = 64 << 10  # below this one copy is cheaper than a second system call
+_LOCAL_BUFFER_BYTES = 2 << 20  # of a local socket: with less, both ends wake up five times for one record
 
 
 class FrameWriter:
@@ -42,6 +44,10 @@ class FrameWriter:
         """Start writing to `transport`."""
         self._transport = cast("asyncio.WriteTransport", transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES, low=_LOW_WATER_BYTES)
+        end = transport.get_extra_info("socket")
+        # TCP finds its own size; a local socket keeps the small one that it begins with.
+        if end is not None and end.family == getattr(socket, "AF_UNIX", None):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LOCAL_BUFFER_BYTES)
 
     def fail(self, error: StaddleError) -> None:
         """End every wait; all later sends raise `error`."""

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from staddle import typed
 from staddle.errors import ConfigError, Corrupt, Fenced, InDoubt, MediumFailed, MediumFull, StaddleError
 from staddle.wrap.layers import Call
 
@@ -132,7 +133,7 @@ class FaultLayer:
         for attempt in range(1, READ_TRIES + 1):
             try:
                 with open(self._path, "rb") as file:
-                    return msgspec.json.decode(file.read(), type=list[FaultRule])
+                    return typed.from_json(file.read(), list[FaultRule])
             except FileNotFoundError:
                 return []
             except msgspec.MsgspecError as error:

@@ -1,24 +1,19 @@
-"""A medium answers every call with an I/O error: the same job goes on to other media."""
+"""A medium answers with I/O errors, to every call or only to writes: the same job goes on to other media."""
 
 
 def test_a_job_survives_a_medium_with_io_errors(scene):
-    scene.start()
-    path = scene.flow().paths[0]
-    medium = scene.rng.choice(path.media)
-    scene.grid.fault(medium, {"error": "io"})
-    summary = scene.finish()
-    scene.check_failover(summary, {"medium_lost"}, medium)
-    scene.verdict(summary)
-
-    scene.grid.fault(medium)
-    scene.await_media()
+    break_a_medium(scene, {"error": "io"})
+    scene.new_tree("for another job")
+    break_a_medium(scene, {"op": "put", "error": "io"})
     scene.check_data()
 
 
-def test_a_medium_that_only_fails_to_write_is_left_and_still_read(scene):
+def break_a_medium(scene, rule):
     scene.start()
     medium = scene.rng.choice(scene.flow().paths[0].media)
-    scene.grid.fault(medium, {"op": "put", "error": "io"})
+    scene.grid.fault(medium, rule)
     summary = scene.finish()
     scene.check_failover(summary, {"medium_lost"}, medium)
     scene.verdict(summary)
+    scene.grid.fault(medium)
+    scene.await_media()

@@ -63,9 +63,15 @@ def test_a_rebuild_equals_the_original_and_revives_nothing(scene):
     assert states == {each["backup"]: each["state"] for each in listed if each["state"] == "complete"} | {
         backup: "incomplete" for backup in states if backup > kept["backup"]
     }
-    revived = orphans & known_objects(scene)
+    # Without a seal nothing on the media tells a stored segment from a committed one. Such an end may come
+    # back in a backup that is said to be incomplete; nothing that is said to be whole may refer to it.
+    using = scene.sql(
+        "SELECT DISTINCT c.medium, c.name FROM v_copies c JOIN v_backup_objects o USING (object) "
+        "JOIN v_backups b USING (backup) WHERE b.state <> 'incomplete'"
+    )
+    revived = orphans & set(map(tuple, using))
     assert not revived, f"what was never committed came back: {sorted(revived)}"
-    scene.check_restore(kept["backup"], leave=lambda path: path.endswith(b"/data/never"))
+    scene.check_restore(kept["backup"])
     scene.check_data()
 
     # Life goes on, and numbers are never used twice.
@@ -77,13 +83,17 @@ def test_a_rebuild_equals_the_original_and_revives_nothing(scene):
 
 def kill_with_uncommitted_data(scene):
     """A job dies with data stored that no COMMIT ever named; that job is cancelled. Names of the orphans."""
-    with open(os.path.join(scene.source, "data", "never"), "wb") as file:
+    data = os.path.join(scene.source, "data")
+    before = os.stat(data)
+    with open(os.path.join(data, "never"), "wb") as file:
         file.write(random.Random(scene.rng.random()).randbytes(30 << 20))
     running = scene.start()
     scene.grid.wait_job(lambda row: row.job == scene.job and row.bytes_read >= 4 << 20, "some of it flowed")
     scene.grid.kill("manager")
     time.sleep(3.0)  # agents store what they can't commit, as far as they run ahead
     scene.grid.kill_everything(running)
+    os.unlink(os.path.join(data, "never"))
+    os.utime(data, ns=(before.st_atime_ns, before.st_mtime_ns))
     scene.grid.up()
     scene.await_media()
     scene.grid.run("job", "cancel", str(scene.job))

@@ -143,13 +143,13 @@ class Grid:
         await manager.begin()
         if not manager.state.grid:
             await manager.change(lambda _: [ops.GridCreated(grid=GRID)])
-        adoption = Adoption(manager)
+        adoption = self.adoption = Adoption(manager)
         await adoption.begin()
         domains = {"default": self.keys}
         presence = self.presence = Presence(
             manager, adoption, self.signer.public_key, domains, b"the keyring"
         )
-        jobs = JobDesk(
+        jobs = self.jobs = JobDesk(
             manager=manager,
             adoption=adoption,
             presence=presence,
@@ -195,9 +195,14 @@ class Grid:
     def hello(self, name="c1", role="client"):
         return Hello(name=name, role=role, grid=GRID)
 
-    async def dial(self, agent, urls):
+    async def dial(self, agent, urls, hello=None):
         return await connect(
-            urls[0], NO_CREDENTIALS, self.hello(), expect_role="agent", expect_name=agent, timeout_s=5.0
+            urls[0],
+            NO_CREDENTIALS,
+            hello or self.hello(),
+            expect_role="agent",
+            expect_name=agent,
+            timeout_s=5.0,
         )
 
     def redial(self):

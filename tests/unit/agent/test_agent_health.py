@@ -10,8 +10,9 @@ from staddle.api.types import Label
 from staddle.daemon.agent import health
 from staddle.daemon.agent.health import MediumWatch
 from staddle.data import label as label_format
+from staddle.media.directory import DirectoryMedium
 from staddle.media.memory import MemoryMedium, Store
-from staddle.media.options import MemoryConfig
+from staddle.media.options import DirectoryConfig, MemoryConfig
 
 LABEL = Label(grid=b"g" * 16, medium="m", volume=b"v" * 16, created_ns=1)
 
@@ -98,3 +99,31 @@ def test_a_place_without_a_label_is_no_fault(monkeypatch):
     watch.stop()
     watch.close(5.0)
     Store.forget("empty")
+
+
+def test_the_right_volume_is_seen_again_after_a_wrong_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(health, "CHECK_EVERY_S", 0.02)
+    here, away = tmp_path / "here", tmp_path / "away"
+    for path, volume in ((away, b"w"), (here, b"r")):
+        path.mkdir()
+        label = Label(grid=b"g" * 16, medium="m", volume=volume * 16, created_ns=1)
+        medium = DirectoryMedium("m", DirectoryConfig(path=str(path)))
+        medium.initialize(label, label_format.encode(label), Deadline(5.0))
+        medium.close()
+    medium = DirectoryMedium("m", DirectoryConfig(path=str(here)))
+    watch = MediumWatch("m", medium, 5.0)
+    watch.start()
+    try:
+        wait_for(watch, "up")
+        here.rename(tmp_path / "aside")
+        wait_for(watch, "offline")
+        away.rename(here)
+        wait_for(watch, "up")
+        here.rename(away)
+        wait_for(watch, "offline")
+        (tmp_path / "aside").rename(here)
+        wait_for(watch, "up")
+    finally:
+        watch.stop()
+        watch.close(5.0)
+        medium.close()

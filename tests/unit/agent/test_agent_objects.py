@@ -123,7 +123,7 @@ def test_checks_find_what_is_missing_short_or_damaged(tmp_path, seed):
         make_tree(tmp_path / "src", seed, files=2)
         async with running(tmp_path / "home") as grid:
             await back_up(grid, os.fsencode(tmp_path / "src"))
-            link = await grid.dial("a1", [grid.agent_url])
+            link = await grid.dial("a1", [grid.agent_url], grid.hello("admin", "admin"))
             kinds = {"container": Kind.CONTAINER, "manifest": Kind.MANIFEST, "seal": Kind.SEAL}
             items = [
                 VerifyObject(kinds[o.kind], o.id, "m1", copy.name, o.size_bytes, o.digest, o.domain, [1])

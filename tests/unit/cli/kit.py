@@ -50,7 +50,7 @@ class FakeManager:
         self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
         handlers = Handlers()
         operations = [
-            *(reading.QUERY, reading.LIST_DIRECTORY, reading.FIND, reading.OPEN_BACKUP),
+            *(reading.QUERY, reading.LIST_DIRECTORY, reading.FIND, reading.OPEN_BACKUP, reading.LIST_BACKUPS),
             *(jobs.LIST_JOBS, jobs.CANCEL_JOB, admin.PRUNE, admin.VERIFY_PLAN, admin.REBUILD_CATALOG),
             *(admin.VERIFY_CATALOG, admin.SNAPSHOT_CATALOG, data.CHECK_OBJECT),
         ]

@@ -14,7 +14,7 @@ from .kit import ENTRY, entry, invoke
 
 def test_ls_lists_backups(manager):
     columns = [
-        "backup",
+        "id",
         "client",
         "name",
         "state",
@@ -25,7 +25,7 @@ def test_ls_lists_backups(manager):
         "bytes_stored",
         "warnings",
     ]
-    manager.answers["catalog.query"] = Rows(columns, [[1, "c", "docs", "complete", 1, 2, 3, 4096, 5, 0]])
+    manager.answers["backup.list"] = Rows(columns, [[1, "c", "docs", "complete", 1, 2, 3, 4096, 5, 0]])
     code, out, _ = invoke("ls")
     assert code == 0
     assert out.split("\t")[:3] == ["1", "docs", "c"]
@@ -55,11 +55,13 @@ def test_ls_goes_down_to_the_roots_and_shows_a_directory(manager):
 
 
 def test_ls_of_the_latest_backup(manager):
-    manager.answers["catalog.query"] = Rows(["backup"], [[9]])
+    manager.answers["backup.list"] = Rows(
+        ["id", "state"], [[8, "complete"], [9, "warnings"], [10, "incomplete"]]
+    )
     manager.answers["catalog.ls"] = Rows(ENTRY, [entry(b"/x"), entry(b"/y")])
     invoke("ls", "latest")
     assert manager.requests[-1].backup == 9
-    manager.answers["catalog.query"] = Rows(["backup"], [[None]])
+    manager.answers["backup.list"] = Rows(["id", "state"], [[10, "incomplete"]])
     with pytest.raises(NotFound):
         invoke("ls", "latest")
 

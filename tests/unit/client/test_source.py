@@ -18,6 +18,7 @@ from staddle.client.units import BATCH_META_BYTES, SMALL_BYTES_MAX, Tally, Units
 from staddle.data.entries import EntryFlag, EntryType
 from staddle.data.manifest import ManifestBuilder, ManifestHead
 from staddle.data.records import META_BYTES_MAX, NO_BASE, PAYLOAD_BYTES_MAX, FilesRecord, decode_record
+from staddle.engine.messages import WHOLE_BASE
 
 MIB = 1 << 20
 LATE_NS = 1 << 62  # a base that began after any change
@@ -346,6 +347,26 @@ def test_records_made_again_leave_bad_containers_out(tmp_path):
     contents = b"".join(bytes(record.payload) for record in again)
     assert contents == b"01234"
     assert second.tally.files == 5, "made again, not counted again"
+
+
+def test_records_are_made_again_from_the_files_when_the_base_is_refused(tmp_path):
+    for number in range(5):
+        (tmp_path / f"f{number}").write_bytes(b"%d" % number)
+    index, _ = base_of(Read(tmp_path))
+    index.build()
+    second = Read(tmp_path, index)
+    again = list(second.source.remake(second.records, [WHOLE_BASE]))
+    assert b"".join(bytes(record.payload) for record in again) == b"01234"
+    assert b"".join(Read(tmp_path, index).contents.values()) == b"01234", "the base is not used any more"
+
+
+def test_containers_once_refused_stay_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "big").write_bytes(bytes([3]) * (2 * MIB))
+    index, manifests = base_of(Read(tmp_path), split_parts=True)
+    index.build([manifests[1].chunks.containers[0]])
+    index.exclude([b"another one....."])
+    assert list(Read(tmp_path, index).contents) == [os.fsencode(tmp_path / "big")]
 
 
 def test_parts_with_a_gap_are_no_base(tmp_path):

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from staddle import typed
 from staddle.daemon.agent.lru import ByteLru
 from staddle.daemon.agent.store import MediaSet
 from staddle.data.crypto import DomainKeys
@@ -97,6 +98,11 @@ class AgentContext:
                 self._epoch = role.manager_epoch
             self._role = role
 
+    @property
+    def manager_epoch(self) -> int:
+        """The highest that was ever followed; 0 for none."""
+        return self._epoch
+
     def check_epoch(self, manager_epoch: int) -> None:
         """Raise Fenced for what an earlier manager has said (K3)."""
         if manager_epoch < self._epoch:
@@ -138,7 +144,7 @@ class AgentContext:
         """The content of what the manager has signed. Raises Denied."""
         blob = open_ticket(signed, self.role.ticket_key)
         try:
-            return msgspec.msgpack.decode(blob, type=kind)
+            return typed.unpack(blob, kind)
         except msgspec.MsgspecError as error:
             raise Denied(f"a ticket that is none: {error}", retry="never") from error
 

@@ -14,6 +14,7 @@ from typing import IO
 
 import msgspec
 
+from staddle import typed
 from staddle.config import Settings, home_paths, load
 from staddle.daemon import runfiles
 from staddle.daemon.agent import media as agent_media
@@ -185,7 +186,7 @@ class Control:
 def _read_ready(stdout: IO[bytes]) -> Ready:
     line = stdout.readline()
     try:
-        return msgspec.json.decode(line, type=Ready)
+        return typed.from_json(line, Ready)
     except msgspec.MsgspecError:
         raise Unavailable("the data process ended before it was ready", hint="see its log") from None
 

@@ -29,7 +29,7 @@ from staddle.engine.receiver import ReceiverLimits
 from staddle.errors import StaddleError
 from staddle.ids import Ids
 from staddle.obs import logs
-from staddle.platform import process
+from staddle.platform import memory, process
 from staddle.plugins import PluginRegistry
 from staddle.wire.endpoint import Server, serve
 from staddle.wire.handlers import Handlers
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 GREET_WAIT_S = 10.0
 """How long the ready line waits for a manager; without one the agent serves and goes on trying."""
 OPEN_WAIT_S = 5.0
+FREED_KEPT_BYTES = 64 << 20
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -182,6 +183,7 @@ async def _run(home: str, name: str) -> None:
 
 def main(home: str, name: str) -> None:
     """Run until the parent's pipe closes. Raises StaddleError."""
+    memory.keep_freed(FREED_KEPT_BYTES)
     logs.configure(f"agent {name} data", path=os.path.join(home_paths(home).log, f"agent-{name}-data.jsonl"))
     try:
         asyncio.run(_run(home, name))

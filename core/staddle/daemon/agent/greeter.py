@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import msgspec
 
+from staddle import typed
 from staddle.api.media import Deadline
 from staddle.api.types import Kind, Label, object_name
 from staddle.daemon.agent.context import AgentContext, Role
@@ -30,7 +31,7 @@ LOOK_AGAIN_S = 5.0
 HELLO_TIMEOUT_S = 30.0
 PLACEMENT_BYTES = 8
 
-_domain_keys: msgspec.msgpack.Decoder[DomainKeys] = msgspec.msgpack.Decoder(DomainKeys)
+_domain_keys: msgspec.msgpack.Decoder[DomainKeys] = typed.decoder(DomainKeys)
 
 
 class Greeter:
@@ -55,7 +56,13 @@ class Greeter:
     async def on_connected(self, link: Link) -> None:
         """A new link to a manager: say hello first of all. Raises what the manager said; Fenced."""
         await asyncio.to_thread(self._read_labels)
-        request = AgentHello(part="data", pid=os.getpid(), urls=self._urls, labels=dict(self._labels))
+        request = AgentHello(
+            part="data",
+            pid=os.getpid(),
+            urls=self._urls,
+            labels=dict(self._labels),
+            manager_epoch=self._context.manager_epoch,
+        )
         reply = await link.request(AGENT_HELLO.name, request, timeout_s=HELLO_TIMEOUT_S)
         await asyncio.to_thread(self._follow, AGENT_HELLO.decode(reply))
         self.greeted.set()
@@ -121,6 +128,10 @@ class Greeter:
         )
         self._context.take_role(role)
         labels = self._decoded(welcome.labels)
+        for name, found in list(self._labels.items()):
+            # The wrong volume, or none where one should be: the right one may be there by the next look.
+            if found != welcome.labels.get(name) and name not in welcome.fresh:
+                del self._labels[name]
         fresh = [name for name in welcome.fresh if self._labels.get(name) == b"" and name in labels]
         futures = [self._media_pool.submit(self._initialise, n, labels[n], welcome.labels[n]) for n in fresh]
         for future in futures:

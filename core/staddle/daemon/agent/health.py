@@ -29,6 +29,7 @@ class MediumWatch:
         self._medium = medium
         self._limit_s = min(deadline_s, CHECK_LIMIT_S)
         self._volume: Volume | None = None
+        self._text = b""  # the label of the volume that was opened last
         self._lock = threading.Lock()
         self._last = MediumReport(name=name, state=MediumState.SUSPECT.value, message="not looked at yet")
         self._begun_s: float | None = None
@@ -95,6 +96,8 @@ class MediumWatch:
     def _checked(self) -> MediumReport:
         try:
             health = self._medium.health(Deadline(self._limit_s))
+            if health.state is MediumState.OFFLINE and self._changed():
+                health = self._medium.health(Deadline(self._limit_s))
             volume = self._opened() if health.state is not MediumState.OFFLINE else None
             room = volume.capacity() if volume is not None else None
         except Exception as error:  # noqa: BLE001 - whatever a driver raises: this medium is bad
@@ -110,6 +113,22 @@ class MediumWatch:
             low=room.low if room else False,
         )
 
+    def _changed(self) -> bool:
+        """Is another volume there than the one that was opened? Then that one is opened.
+
+        Whether it is the right one is for the manager to say; a wrong one, once seen, must not stay for good.
+        """
+        if self._text == b"":
+            return False
+        try:
+            changed = self._medium.read_label(Deadline(self._limit_s)) != self._text
+        except StaddleError:
+            return False
+        if changed:
+            self._drop()
+            self._opened()
+        return changed
+
     def _opened(self) -> Volume | None:
         """The volume, for its capacity only; None while it has no label."""
         if self._volume is None:
@@ -117,6 +136,7 @@ class MediumWatch:
                 text = self._medium.read_label(Deadline(self._limit_s))
             except NotFound:
                 return None
+            self._text = text
             self._volume = self._medium.open(label_format.decode(text), "read", 0, Deadline(self._limit_s))
         return self._volume
 

@@ -148,6 +148,8 @@ class ObjectDesk:
     async def _scan(self, call: Call) -> wire.Scanned:
         args: wire.ScanMedium = call.args
         found = await self._run(self._listed, args)
+        if args.names_only:
+            return wire.Scanned([wire.ScannedObject(i.name, i.size_bytes, b"", 0, 0, "") for i in found])
         looked = await asyncio.gather(*(self._run(self._look, args.medium, info) for info in found))
         return wire.Scanned(list(looked))
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from staddle import typed
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.locator import Locator
 from staddle.data.crypto import DomainKeys
@@ -86,7 +87,7 @@ class ReadDesk:
 
     def _manifest(self, ticket: ReadTicket, manifest_id: bytes) -> bytes:
         plain = self._locator.plain_manifest(manifest_id, self._context.keys(ticket.domain))
-        _check_backup(msgspec.msgpack.decode(plain, type=_OnlyHead).head, ticket, manifest_id)
+        _check_backup(typed.unpack(plain, _OnlyHead).head, ticket, manifest_id)
         return plain
 
     # --- chunks ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 import zstandard
 
+from staddle import typed
 from staddle.api.types import Buffer, Kind, Receipt
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.store import PutResult
@@ -330,7 +331,7 @@ def with_head(plain: bytes, head: ManifestHead) -> bytes:
 
     A manifest is a map of columns, and none but the head is looked at.
     """
-    parts = msgspec.msgpack.decode(plain, type=dict[str, msgspec.Raw])
+    parts = typed.unpack(plain, dict[str, msgspec.Raw])
     parts["head"] = msgspec.Raw(msgspec.msgpack.encode(head))
     return msgspec.msgpack.encode(parts)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from staddle import typed
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.segments import SegmentWorker
 from staddle.data.pipeline import StreamPlan
@@ -36,7 +37,7 @@ COMMIT_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 30.0
 OUTBOX_MAX = 1024
 
-_flush: msgspec.msgpack.Decoder[Flush] = msgspec.msgpack.Decoder(Flush)
+_flush: msgspec.msgpack.Decoder[Flush] = typed.decoder(Flush)
 
 
 class ServedStream:

@@ -15,7 +15,7 @@ from staddle.daemon.manager.presence import Presence
 from staddle.daemon.manager.reads import ReadDesk
 from staddle.engine.gc import marked
 from staddle.engine.tables import Backup, BackupState, MediumStatus, Object
-from staddle.errors import NotFound
+from staddle.errors import Denied, NotFound
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import admin as wire
 from staddle.wire.ops import reading
@@ -88,7 +88,8 @@ class AdminDesk:
         settings = self._manager.settings.medium[name]
         known = self._manager.state.media.get(name)
         reports = [s.media[name] for s in self._presence.serving(name) if name in s.media]
-        problem = self._adoption.problems.get(name, "")
+        problem = self._adoption.problem(name)
+        said = next((report.message for report in reports if report.message), "")
         state = "unknown" if known is None else known.state.value
         if known is not None and known.state is MediumStatus.UP and reports:
             state = reports[0].state
@@ -98,7 +99,7 @@ class AdminDesk:
             state=state,
             path=self._manager.settings.path_of(name),
             free_bytes=max((report.free_bytes for report in reports), default=0),
-            message=problem or (known.message if known else "no agent has seen it yet"),
+            message=problem or said or (known.message if known else "no agent has seen it yet"),
         )
 
     async def _on_stop(self, call: Call) -> Nothing:
@@ -116,6 +117,8 @@ class AdminDesk:
 
     async def _list_directory(self, call: Call) -> Rows:
         args: reading.ListDirectory = call.args
+        if not self._may_see(call, args.backup):
+            raise Denied(f"backup {args.backup} is another client's", retry="never")
         return _entries(await self._catalog.ask("list_directory", backup=args.backup, path=args.path))
 
     async def _find(self, call: Call) -> Rows:
@@ -123,7 +126,12 @@ class AdminDesk:
         found = await self._catalog.ask(
             "find", pattern=args.pattern, backup=args.backup or None, limit=args.limit
         )
-        return _entries(found)
+        return _entries([entry for entry in found if self._may_see(call, entry["backup"])])
+
+    def _may_see(self, call: Call, number: int) -> bool:
+        """A client sees its own backups only."""
+        backup = self._manager.state.backups.get(number)
+        return call.peer.role != "client" or (backup is not None and backup.client == call.peer.name)
 
     async def _verify_catalog(self, call: Call) -> wire.Findings:
         problems = list(await self._catalog.ask("verify"))
@@ -158,7 +166,8 @@ class AdminDesk:
         for item_id, numbers in users.items():
             item = self._manager.state.objects.get(item_id)
             if item is None or not item.copies:
-                problems.append(f"object {item_id.hex()} of backups {_numbers(numbers)} has no copy")
+                what = "only damaged copies" if item is not None and item.bad else "no copy"
+                problems.append(f"object {item_id.hex()} of backups {_numbers(numbers)} has {what}")
                 continue
             if not self._manager.state.available(item):
                 where = ", ".join(copy.medium for copy in item.copies)

@@ -40,7 +40,7 @@ class Adoption:
         self._manager = manager
         self._turn = asyncio.Lock()
         self._marker = os.path.join(home_paths(manager.settings.home).manager, "rebuild-needed")
-        self.problems: dict[str, str] = {}
+        self._problems: dict[tuple[str, str], str] = {}
 
     @property
     def rebuild_needed(self) -> bool:
@@ -48,7 +48,7 @@ class Adoption:
         return os.path.exists(self._marker)
 
     def rebuilt(self) -> None:
-        """The log knows again what is on the media."""
+        """The log knows again what is on the media. Called when it is durable."""
         if os.path.exists(self._marker):
             os.unlink(self._marker)
 
@@ -68,7 +68,16 @@ class Adoption:
         await self._sync_known()
         await self._sync_pools()
 
-    async def adopt(self, labels: dict[str, bytes]) -> None:
+    def problem(self, medium: str, agent: str = "") -> str:
+        """Why an agent (or any agent) may not use a medium; empty if nothing is known against it."""
+        found = (why for (who, name), why in self._problems.items() if name == medium)
+        return self._problems.get((agent, medium), "") if agent else next(found, "")
+
+    def problems(self) -> list[str]:
+        """All that is known, each once."""
+        return list(dict.fromkeys(self._problems.values()))
+
+    async def adopt(self, agent: str, labels: dict[str, bytes]) -> None:
         """Take up media as an agent found them: text of the label, or empty for a place without one."""
         async with self._turn:
             # Those with a label first: they tell whether a rebuild is due.
@@ -77,10 +86,11 @@ class Adoption:
                     continue
                 try:
                     await self._adopt_one(name, text)
-                    self.problems.pop(name, None)
+                    self._problems.pop((agent, name), None)
                 except StaddleError as error:
-                    self.problems[name] = str(error)
-                    log.error("medium %s is not used: %s", name, error)
+                    if self._problems.get((agent, name)) != str(error):
+                        log.error("agent %s may not use medium %s: %s", agent, name, error)
+                    self._problems[agent, name] = str(error)
             await self._sync_pools()
 
     async def _adopt_one(self, name: str, text: bytes) -> None:
@@ -97,8 +107,16 @@ class Adoption:
                 hint="two media were exchanged: see their options in staddle.toml",
             )
         if name in state.media:
+            if label is None and self._used(name):
+                raise ConfigError(
+                    f"medium {name!r} is empty here, but the log knows what was stored on it",
+                    hint="mount it, or see its options in staddle.toml; an empty place is not taken for it",
+                )
             if label is not None and label.volume != state.media[name].volume:
-                raise ConfigError(f"medium {name!r} holds another volume than the one that the log knows")
+                raise ConfigError(
+                    f"medium {name!r} holds another volume than the one that the log knows",
+                    hint="mount the right one, or give this one a medium of its own",
+                )
             return
         if label is not None and not state.backups and not self.rebuild_needed:
             write_file_durable(self._marker, b"staddle catalog rebuild\n")
@@ -109,6 +127,11 @@ class Adoption:
             )
         volume = label.volume if label is not None else self._manager.ids.new_id()
         await self._manager.change(decide_medium, self._medium_op(name, volume))
+
+    def _used(self, medium: str) -> bool:
+        return any(
+            copy.medium == medium for item in self._manager.state.objects.values() for copy in item.copies
+        )
 
     async def _sync_known(self) -> None:
         for name, medium in list(self._manager.state.media.items()):

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import sys
 from collections import deque
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import msgspec
@@ -32,6 +32,8 @@ BATCH_RECORDS = 500
 FEED_PAUSE_S = 0.05
 START_TIMEOUT_S = 60.0
 ASK_TIMEOUT_S = 120.0
+CHILD_STOP_S = 30.0
+RESTART_PAUSE_MAX_S = 30.0
 INGEST_QUEUE_BYTES_MAX = 256 << 20
 
 
@@ -59,24 +61,30 @@ class CatalogLink:
 
     async def start(self) -> None:
         """Start the owner and catch up with the log. Raises Unavailable if it does not come up."""
+        self._manager.subscribe(self._on_records)
+        await self._begin()
+        self._task = asyncio.create_task(self._feed())
+
+    async def _begin(self) -> None:
         argv = [sys.executable, "-m", "staddle", "daemon", "catalog", "--home", self._home]
         self._child = process.spawn_child(argv)
         url = await self._first_line(self._child)
         hello = Hello(name="manager", role="manager", grid=self._identities.grid)
         credentials = self._identities.credentials("manager")
-        self._link = await connect(url, credentials, hello, expect_role="manager")
-        reply = await self._link.request(APPLY.name, Apply(count=0))
+        link = await connect(url, credentials, hello, expect_role="manager")
+        reply = await link.request(APPLY.name, Apply(count=0))
         self.applied_lsn = APPLY.decode(reply).lsn
         if self.applied_lsn > self._manager.oplog.last_lsn:
             raise Corrupt(
                 f"the catalog is at record {self.applied_lsn}, past the log's {self._manager.oplog.last_lsn}",
                 hint="it is of another log: remove manager/catalog.duckdb, the log makes it again",
             )
-        # Nothing is logged before the manager serves, so no record falls between the two.
+        # What becomes durable from here on comes by `_on_records`; the log has the rest.
+        self._pending.clear()
+        self._link = link
         missed = await asyncio.to_thread(lambda: list(self._manager.oplog.replay(self.applied_lsn)))
-        self._pending.extend(missed)
-        self._manager.subscribe(self._on_records)
-        self._task = asyncio.create_task(self._feed())
+        last = missed[-1].lsn if missed else self.applied_lsn
+        self._pending = deque([*missed, *(record for record in self._pending if record.lsn > last)])
 
     async def _first_line(self, child: Popen[bytes]) -> str:
         assert child.stdout is not None
@@ -92,6 +100,8 @@ class CatalogLink:
     # --- feeding ------------------------------------------------------------------------------------
 
     def _on_records(self, records: list[Record]) -> None:
+        if self._link is None:
+            return  # the owner will be told from the log
         last = self._pending[-1].lsn if self._pending else self.applied_lsn
         self._pending.extend(record for record in records if record.lsn > last)
         self._wake.set()
@@ -109,8 +119,9 @@ class CatalogLink:
                 await self._feed_once()
             except StaddleError as error:
                 if self._link is None or self._link.error is not None:
-                    log.error("the catalog is gone: %s", error)
-                    return
+                    log.error("the catalog's process is gone, another is started: %s", error)
+                    await self._begin_again()
+                    continue
                 log.error("the catalog refused: %s", error)
                 await asyncio.sleep(1.0)
             if not self._pending and not self._manifests:
@@ -118,10 +129,41 @@ class CatalogLink:
                 self._wake.clear()
                 await asyncio.sleep(FEED_PAUSE_S)  # a little company makes one transaction of many records
 
+    async def _begin_again(self) -> None:
+        """Until it runs: questions fail meanwhile, backups do not."""
+        self._link, pause_s = None, 1.0
+        while True:
+            await self._end_child()
+            try:
+                await self._begin()
+            except StaddleError as error:
+                log.error("the catalog does not start: %s", error)
+            else:
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
+
+    async def _end_child(self) -> None:
+        """Its input is closed, so it ends; one that does not listen is killed."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+        try:
+            await asyncio.to_thread(child.wait, CHILD_STOP_S)
+        except TimeoutExpired:
+            log.error("the catalog's process does not end: it is killed")
+            process.kill(child.pid)
+            await asyncio.to_thread(child.wait)
+        child.stdout.close()
+
     async def _feed_once(self) -> None:
+        link = self._alive()
         if self._pending:
             batch = [self._pending[at] for at in range(min(BATCH_RECORDS, len(self._pending)))]
-            link = self._alive()
             reply = await link.request(
                 APPLY.name, Apply(count=len(batch)), msgspec.msgpack.encode(batch), timeout_s=ASK_TIMEOUT_S
             )
@@ -133,7 +175,13 @@ class CatalogLink:
         elif self._manifests:
             backup, manifest, plain = self._manifests[0]
             request = Ingest(backup=backup, manifest=manifest)
-            await self._alive().request(INGEST.name, request, plain, timeout_s=ASK_TIMEOUT_S)
+            try:
+                await link.request(INGEST.name, request, plain, timeout_s=ASK_TIMEOUT_S)
+            except StaddleError as error:
+                if link.error is not None:
+                    raise
+                # One that can't be taken must not stand in the way of all others; `Backfill` reads it again.
+                log.error("backup %d: manifest %s is not in the catalog: %s", backup, manifest.hex(), error)
             async with self._fed:
                 self._manifests.popleft()
                 self._manifest_bytes -= len(plain)
@@ -156,7 +204,7 @@ class CatalogLink:
     def _alive(self) -> Link:
         if self._link is None or self._link.error is not None:
             raise Unavailable(
-                "the catalog's process is gone", hint="restart the manager: `staddle down`, `up`"
+                "the catalog's process is gone; it is being started again", hint="ask again a little later"
             )
         return self._link
 
@@ -176,9 +224,4 @@ class CatalogLink:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._link is not None:
             await self._link.close()
-        if self._child is not None:
-            assert self._child.stdin is not None
-            assert self._child.stdout is not None
-            self._child.stdin.close()
-            await asyncio.to_thread(self._child.wait, 30.0)
-            self._child.stdout.close()
+        await self._end_child()

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from staddle import typed
 from staddle.api.catalog import ManifestRows, Record
 from staddle.catalog.process import CatalogOwner
 from staddle.config import load
@@ -26,7 +27,7 @@ from staddle.wire.ops.catalog import APPLY, ASK, INGEST, Applied, Apply, Ask, In
 
 log = logging.getLogger(__name__)
 
-_records: msgspec.msgpack.Decoder[list[Record]] = msgspec.msgpack.Decoder(list[Record])
+_records: msgspec.msgpack.Decoder[list[Record]] = typed.decoder(list[Record])
 
 
 class CatalogServer:

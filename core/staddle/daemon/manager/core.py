@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 from staddle.api.catalog import Record
 from staddle.catalog.oplog import OpLog
@@ -15,13 +15,34 @@ from staddle.config import Settings
 from staddle.engine.manager import Append, ManagerCore, ManagerEffect, Publish, Reply, Request
 from staddle.engine.ops import Op
 from staddle.engine.state import GridState
-from staddle.errors import StaddleError
+from staddle.errors import Fenced, StaddleError
 from staddle.ids import Ids
 from staddle.platform.clock import lease_clock_ns
 
 log = logging.getLogger(__name__)
 
 Subscriber = Callable[[list[Record]], None]
+
+
+class Outrun(Fenced):
+    """An agent has followed a manager of a higher epoch.
+
+    Attributes:
+        epoch: that epoch.
+        renewable: this manager's own log was lost, so that it may begin again above it (K1); else it has
+            been replaced.
+    """
+
+    def __init__(self, epoch: int, own: int, *, renewable: bool) -> None:
+        super().__init__(
+            f"an agent has followed a manager of epoch {epoch}, this one has {own}",
+            hint=""
+            if renewable
+            else "another manager has taken over, or an old copy of the log was restored",
+            retry="after" if renewable else "never",
+        )
+        self.epoch = epoch
+        self.renewable = renewable
 
 
 class Manager:
@@ -48,6 +69,12 @@ class Manager:
     def subscribe(self, subscriber: Subscriber) -> None:
         """Hear of every durable record, in the order of the log."""
         self._subscribers.append(subscriber)
+
+    def outrun(self, epoch: int) -> NoReturn:
+        """An agent knows of a higher epoch: this term ends. Raises Outrun, for the agent."""
+        error = Outrun(epoch, self.state.epoch, renewable=not self.state.backups)
+        self._fail(error)
+        raise error
 
     async def begin(self) -> None:
         """Log the term's own record; serve nothing before this returns."""
@@ -125,6 +152,12 @@ class Manager:
             self._run(self.core.on_durable(done.result(), lease_clock_ns()))
         except StaddleError as failure:
             self._fail(failure)
+
+    def loop_ended(self, task: asyncio.Task[None]) -> None:
+        """A loop that must run as long as the manager has ended: without it leases would never run out."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a loop of the manager failed", exc_info=error)
+            self._fail(StaddleError(f"the manager failed: {error!r}", code="INTERNAL", scope="cluster"))
 
     def _fail(self, error: StaddleError) -> None:
         if not self.failed.done():

@@ -8,6 +8,7 @@ import time
 
 from staddle.api.types import Kind
 from staddle.daemon.manager.core import Manager
+from staddle.daemon.manager.placing import Placer
 from staddle.daemon.manager.presence import Presence
 from staddle.data.crypto import DomainKeys
 from staddle.data.seal import Journal, encode_journal
@@ -18,6 +19,7 @@ from staddle.engine.gc import (
     decide_drop,
     decide_journalled,
     decide_prune,
+    journal_media,
     to_delete,
     to_journal,
 )
@@ -25,7 +27,7 @@ from staddle.engine.messages import CopyOf, StoredObject
 from staddle.engine.tables import Backup, MediumStatus
 from staddle.errors import NotFound, StaddleError
 from staddle.wire.ops.admin import Pruned
-from staddle.wire.ops.data import DELETE_OBJECT, PUT_OBJECT, DeleteObject, PutObject
+from staddle.wire.ops.data import DELETE_OBJECT, DeleteObject
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Collector:
     ) -> None:
         self._manager = manager
         self._presence = presence
+        self._placer = Placer(manager, presence)
         self._domains = domains
         self._grace_ns = grace_ns
         self._turn = asyncio.Lock()
@@ -84,11 +87,18 @@ class Collector:
         state = self._manager.state
         for domain in sorted({state.backups[number].domain for number in to_journal(state)}):
             numbers = [n for n in to_journal(state) if state.backups[n].domain == domain]
-            stored = await self._put_journal(domain, numbers)
+            up = {name for name, medium in state.media.items() if medium.state is MediumStatus.UP}
+            if away := set(journal_media(state, numbers)) - up:
+                # Each backup waits for its own media only.
+                numbers = [n for n in numbers if up.issuperset(journal_media(state, [n]))]
+                log.warning("a prune waits for media that are away: %s", ", ".join(sorted(away)))
+            if not numbers:
+                continue
+            stored = await self._put_journal(domain, numbers, up)
             if stored is not None:
                 await self._manager.change(decide_journalled, numbers, stored)
 
-    async def _put_journal(self, domain: str, numbers: list[int]) -> StoredObject | None:
+    async def _put_journal(self, domain: str, numbers: list[int], media: set[str]) -> StoredObject | None:
         state, keys = self._manager.state, self._domains[domain]
         journals = sum(item.kind == "journal" for item in state.objects.values())
         journal = Journal(
@@ -100,27 +110,7 @@ class Collector:
             at_ns=time.time_ns(),
             backups=numbers,
         )
-        journal_id, plain = self._manager.ids.new_id(), encode_journal(journal)
-        copies: list[CopyOf] = []
-        size, digest = 0, b""
-        wanted = {name for name, medium in state.media.items() if medium.state is MediumStatus.UP}
-        for session in self._presence.serving():
-            reach = sorted(wanted & set(self._manager.settings.media_of(session.name)))
-            link = session.data_link()
-            if not reach or link is None or copies:
-                continue
-            request = PutObject(kind=Kind.JOURNAL.value, id=journal_id, domain=domain, media=reach)
-            try:
-                reply = await link.request(PUT_OBJECT.name, request, plain, timeout_s=60.0)
-            except StaddleError as error:
-                log.warning("the journal of a prune is not stored yet: %s", error)
-                continue
-            answer = PUT_OBJECT.decode(reply)
-            size, digest = answer.size_bytes, answer.digest
-            copies = [CopyOf(medium, name) for medium, name in answer.copies]
-        if not copies:
-            return None
-        return StoredObject(id=journal_id, size_bytes=size, digest=digest, copies=copies)
+        return await self._placer.store(Kind.JOURNAL, keys, encode_journal(journal), media)
 
     async def _delete(self) -> None:
         """Delete the placements of objects that are on their way out; each is logged when it is gone."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import zstandard
@@ -15,16 +15,17 @@ from staddle.api.types import Kind
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
+from staddle.daemon.manager.placing import Placer
 from staddle.daemon.manager.presence import Presence
 from staddle.data.crypto import DomainKeys
 from staddle.data.seal import Seal, StreamEnd, encode_seal
 from staddle.engine.jobs import decide_sealed, ended_of
+from staddle.engine.marks import decide_marked, mark_needed, to_mark
 from staddle.engine.messages import (
     Assign,
     Assigned,
     Commit,
     CommitOk,
-    CopyOf,
     CreateJob,
     Ended,
     FinishJob,
@@ -41,7 +42,6 @@ from staddle.errors import Denied, NotFound, StaddleError, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import jobs as wire
 from staddle.wire.ops.base import Nothing, register
-from staddle.wire.ops.data import PUT_OBJECT, PutObject
 from staddle.wire.tickets import TicketSigner
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,11 @@ MANIFEST_BYTES_MAX = 256 << 20
 LOST_NAMES_MAX = 1000
 SEAL_TRIES = 5
 SEAL_PAUSE_S = 1.0
+_SEAL_STATES: dict[str, Literal["complete", "warnings", "incomplete"]] = {
+    "complete": "complete",
+    "warnings": "warnings",
+    "incomplete": "incomplete",
+}
 
 
 class JobDesk:
@@ -67,7 +72,7 @@ class JobDesk:
     ) -> None:
         self._manager = manager
         self._adoption = adoption
-        self._presence = presence
+        self._placer = Placer(manager, presence)
         self._catalog = catalog
         self._signer = signer
         self._domains = domains
@@ -103,6 +108,7 @@ class JobDesk:
         base = state.backups.get(created.base_backup)
         return wire.JobOpened(
             created=created,
+            pool=request.pool,
             base_started_ns=base.started_ns if base else 0,
             lease_s=self._manager.core.health.limits.job_lease_ns / 1e9,
             segment_bytes=state.pools[request.pool].segment_bytes,
@@ -115,7 +121,7 @@ class JobDesk:
         if "default" in pools:
             return "default"
         if not pools:
-            problems = "; ".join(self._adoption.problems.values())
+            problems = "; ".join(self._adoption.problems())
             raise Unavailable(
                 f"no pool is usable yet{': ' + problems if problems else ''}", hint="see `staddle status`"
             )
@@ -224,28 +230,8 @@ class JobDesk:
     async def _put_seal(self, needed: SealNeeded) -> StoredObject | None:
         """Store the seal on as many media as there are, over several agents if need be."""
         keys = self._domains[needed.domain]
-        seal_id = self._manager.ids.new_id()
         plain = encode_seal(_seal_of(needed, keys))
-        # One agent seals and stores on all the media it reaches: the bytes are the same everywhere.
-        for session in self._presence.serving():
-            reach = [m for m in needed.media if m in self._manager.settings.media_of(session.name)]
-            link = session.data_link()
-            if not reach or link is None:
-                continue
-            request = PutObject(kind=Kind.SEAL.value, id=seal_id, domain=needed.domain, media=reach)
-            try:
-                answer = PUT_OBJECT.decode(
-                    await link.request(PUT_OBJECT.name, request, plain, timeout_s=60.0)
-                )
-            except StaddleError as error:
-                log.warning("job %d: agent %s did not store the seal: %s", needed.job, session.name, error)
-                continue
-            if answer.copies:
-                copies = [CopyOf(medium, name) for medium, name in answer.copies]
-                return StoredObject(
-                    id=seal_id, size_bytes=answer.size_bytes, digest=answer.digest, copies=copies
-                )
-        return None
+        return await self._placer.store(Kind.SEAL, keys, plain, needed.media)
 
     async def _finished(self, ended: JobEnded) -> wire.Finished:
         state = self._manager.state
@@ -277,8 +263,15 @@ class JobDesk:
             if job.state is JobState.SEALING and number not in self._sealing:
                 reply: Any = await self._manager.ask(FinishJob(job=number, session=job.session))
                 if isinstance(reply, SealNeeded):
-                    with contextlib.suppress(StaddleError):
-                        await self._seal(reply)
+                    # Nobody waits for it here: leases of other jobs run out meanwhile.
+                    self._seal(reply).add_done_callback(_log_failure)
+
+    async def mark_incomplete(self) -> None:
+        """Backups that were given up get their seal; what can't be stored now is tried again."""
+        for number in to_mark(self._manager.state):
+            stored = await self._put_seal(mark_needed(self._manager.state, number))
+            if stored is not None:
+                await self._manager.change(decide_marked, number, stored)
 
     async def _cancel(self, call: Call) -> wire.JobState:
         job = self._own(call, call.args.job)
@@ -342,6 +335,11 @@ class JobDesk:
         )
 
 
+def _log_failure(task: asyncio.Task[JobEnded]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("%s", error)
+
+
 def _seal_of(needed: SealNeeded, keys: DomainKeys) -> Seal:
     return Seal(
         grid=keys.grid,
@@ -354,7 +352,7 @@ def _seal_of(needed: SealNeeded, keys: DomainKeys) -> Seal:
         roots=needed.roots,
         started_ns=needed.started_ns,
         finished_ns=needed.finished_ns,
-        state="warnings" if needed.state == "warnings" else "complete",
+        state=_SEAL_STATES[needed.state],
         files=needed.files,
         dirs=needed.dirs,
         bytes_read=needed.bytes_read,

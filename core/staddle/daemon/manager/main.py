@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from staddle.api.cluster import ClusterManager
@@ -19,10 +19,13 @@ from staddle.config import Settings, home_paths, load
 from staddle.daemon import runfiles
 from staddle.daemon.manager.admin import AdminDesk
 from staddle.daemon.manager.adoption import Adoption
+from staddle.daemon.manager.backfill import Backfill
 from staddle.daemon.manager.catalog_link import CatalogLink
-from staddle.daemon.manager.core import Manager
+from staddle.daemon.manager.core import Manager, Outrun
 from staddle.daemon.manager.gc import Collector
 from staddle.daemon.manager.jobs import JobDesk
+from staddle.daemon.manager.joining import TokenDesk
+from staddle.daemon.manager.orphans import OrphanSweeper
 from staddle.daemon.manager.presence import Presence
 from staddle.daemon.manager.reads import ReadDesk
 from staddle.daemon.manager.rebuild import Rebuilder
@@ -33,7 +36,7 @@ from staddle.engine.health import Health, HealthLimits
 from staddle.engine.lease import ManagerLease
 from staddle.engine.manager import ManagerCore
 from staddle.engine.state import GridState
-from staddle.errors import StaddleError
+from staddle.errors import Fenced, StaddleError
 from staddle.ids import Ids
 from staddle.obs import logs
 from staddle.platform.clock import lease_clock_ns
@@ -41,6 +44,7 @@ from staddle.plugins import PluginRegistry
 from staddle.wire.endpoint import Server, serve
 from staddle.wire.handlers import Handlers
 from staddle.wire.messages import Hello
+from staddle.wire.tcp import TcpTransport
 from staddle.wire.tickets import TicketSigner
 
 log = logging.getLogger(__name__)
@@ -48,19 +52,25 @@ log = logging.getLogger(__name__)
 LEASE_TTL_S = 15.0
 LEASE_MARGIN_S = 3.0
 TICK_S = 0.5
+MARK_EVERY_S = 3.0
 COLLECT_EVERY_S = 60.0
 SNAPSHOT_RECORDS = 5000
+EPOCH_JUMP = 1 << 16
+TERMS_MAX = 16
+"""A term ends early when an agent tells of a higher epoch; each agent can do so once."""
 
 
 class Term:
     """One manager's term over one home."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stop: asyncio.Event, epoch_floor: int = 0) -> None:
+        """Args: stop: set to end it. epoch_floor: its epoch is higher, whatever the log says."""
         self.settings = settings
+        self.stop = stop
+        self._epoch_floor = epoch_floor
         self.paths = home_paths(settings.home)
         self.identities = Identities(settings)
         self.ids = Ids()
-        self.stop = asyncio.Event()
         self._pids = [os.getpid()]
         self.health = Health(HealthLimits(), lease_clock_ns())
 
@@ -69,10 +79,11 @@ class Term:
         os.makedirs(self.paths.oplog, mode=0o700, exist_ok=True)
         cluster = PluginRegistry().cluster_type("single").load()(SingleConfig(path=self.paths.manager))
         started_ns = lease_clock_ns()
-        lease = cluster.acquire("manager", str(os.getpid()), LEASE_TTL_S, highest_epoch(self.paths.oplog))
+        floor = max(highest_epoch(self.paths.oplog), self._epoch_floor)
+        lease = cluster.acquire("manager", str(os.getpid()), LEASE_TTL_S, floor)
         held = ManagerLease(lease.epoch, int(LEASE_TTL_S * 1e9), int(LEASE_MARGIN_S * 1e9))
         held.renewed(started_ns)
-        oplog = await asyncio.to_thread(OpLog, self.paths.oplog, self.identities.grid, lease.epoch)
+        oplog = await asyncio.to_thread(self._open_log, lease.epoch)
         try:
             state = await asyncio.to_thread(_recover, oplog)
             core = ManagerCore(state, held, self.health)
@@ -87,6 +98,18 @@ class Term:
         finally:
             await asyncio.to_thread(oplog.close)
             cluster.release(lease)
+
+    def _open_log(self, epoch: int) -> OpLog:
+        try:
+            return OpLog(self.paths.oplog, self.identities.grid, epoch)
+        except OSError as error:
+            raise StaddleError(
+                f"op-log {self.paths.oplog}: {error.strerror or error}",
+                hint="make room or mend the disk, then `staddle up`: nothing that was acknowledged is lost",
+                code="LOG_FAILED",
+                retry="operator",
+                scope="cluster",
+            ) from error
 
     async def _renew(
         self, manager: Manager, cluster: ClusterManager, lease: Lease, held: ManagerLease
@@ -117,6 +140,8 @@ class Term:
             handlers, loops = self._assemble(manager, adoption, catalog)
             servers = await self._listen(handlers)
             tasks = [asyncio.create_task(loop) for loop in loops]
+            for task in tasks:
+                task.add_done_callback(manager.loop_ended)
             try:
                 await self._wait(manager)
             finally:
@@ -156,16 +181,27 @@ class Term:
             stop=self.stop,
         )
         rebuilder = Rebuilder(manager, adoption, presence, catalog, domains)
-        for desk in (presence, jobs, reads, admin, rebuilder):
+        tokens = TokenDesk(manager, self.identities.authority_directory)
+        for desk in (presence, jobs, reads, admin, rebuilder, tokens):
             desk.install(handlers)
         self._pids = [os.getpid(), catalog.pid]
-        return handlers, [self._tick(manager, jobs), self._collect(collector)]
+        sweeper = OrphanSweeper(manager, adoption, presence)
+        backfill = Backfill(manager, presence, catalog)
+        steps = [collector.collect, sweeper.step, backfill.step]
+        return handlers, [
+            self._tick(manager, jobs),
+            _repeat(MARK_EVERY_S, [jobs.mark_incomplete]),
+            _repeat(COLLECT_EVERY_S, steps),
+        ]
 
     async def _listen(self, handlers: Handlers) -> list[Server]:
         credentials = self.identities.credentials("manager")
         hello = Hello(name="manager", role="manager", grid=self.identities.grid)
-        urls = [local_url(self.settings.home, "manager"), self.settings.manager.listen]
-        servers = [await serve(url, credentials, hello, handlers) for url in urls]
+        local, listen = local_url(self.settings.home, "manager"), self.settings.manager.listen
+        servers = [
+            await serve(local, credentials, hello, handlers),
+            await serve(listen, credentials, hello, handlers, transport=TcpTransport(joiners=True)),
+        ]
         found = [server.url for server in servers]
         run = RunFile(part="manager", pid=os.getpid(), pids=self._pids, urls=found)
         runfiles.publish(self.settings.home, run)
@@ -184,20 +220,27 @@ class Term:
         last_snapshot = manager.state.lsn
         while True:
             await asyncio.sleep(TICK_S)
-            with contextlib.suppress(StaddleError):
+            try:
                 manager.tick()
                 await jobs.resume_sealing()
+            except StaddleError as error:
+                log.warning("jobs are looked after later: %s", error)
             if manager.core.durable_lsn - last_snapshot >= SNAPSHOT_RECORDS:
                 last_snapshot = manager.core.durable_lsn
                 await _snapshot(manager)
 
-    async def _collect(self, collector: Collector) -> None:
-        while True:
-            await asyncio.sleep(COLLECT_EVERY_S)
+
+async def _repeat(every_s: float, steps: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Work that can wait. One step that fails, for whatever reason, keeps no other from its turn."""
+    while True:
+        await asyncio.sleep(every_s)
+        for step in steps:
             try:
-                await collector.collect()
+                await step()
             except StaddleError as error:
-                log.warning("garbage collection: %s", error)
+                log.warning("housekeeping: %s", error)
+            except Exception:
+                log.exception("housekeeping failed")
 
 
 def _recover(oplog: OpLog) -> GridState:
@@ -218,14 +261,26 @@ async def _snapshot(manager: Manager) -> None:
 
 
 async def _main(home: str) -> None:
-    term = Term(load(home))
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         if sys.platform == "win32":
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(term.stop.set))
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
         else:
-            loop.add_signal_handler(number, term.stop.set)
-    await term.run()
+            loop.add_signal_handler(number, stop.set)
+    floor = 0
+    for _ in range(TERMS_MAX):
+        try:
+            await Term(load(home), stop, floor).run()
+        except Outrun as error:
+            # The log was lost, and agents know of later terms than it does: begin again above them.
+            if not error.renewable:
+                raise
+            floor = error.epoch + EPOCH_JUMP
+            log.warning("%s; it begins again above %d", error.message, floor)
+        else:
+            return
+    raise Fenced("agents tell of ever higher epochs", hint="is another manager running?")
 
 
 def main(home: str) -> None:

@@ -72,6 +72,7 @@ class Presence:
         self._domains = domains
         self._keyring = keyring
         self.sessions: dict[str, AgentSession] = {}
+        self._watching: set[asyncio.Task[None]] = set()
 
     def install(self, handlers: Handlers) -> None:
         """Add the operations that agents call to be known."""
@@ -86,15 +87,21 @@ class Presence:
         settings = self._manager.settings
         if name not in settings.agent:
             raise Denied(f"agent {name!r} is not in this grid's configuration", hint=f"add [agent.{name}]")
+        if hello.manager_epoch > self._manager.state.epoch:
+            self._manager.outrun(hello.manager_epoch)
         session = self.sessions.setdefault(name, AgentSession(name))
+        fresh = session.links.get(hello.part) is not call.link
         session.links[hello.part] = call.link
         session.pids[hello.part] = hello.pid
         if hello.part == "data":
             await self._manager.change(decide_agent, ops.AgentSet(name=name, urls=list(hello.urls)))
-            await self._adoption.adopt(hello.labels)
+            await self._adoption.adopt(name, hello.labels)
         self._manager.core.health.agent_seen(name, lease_clock_ns())
-        asyncio.get_running_loop().create_task(self._watch(session, hello.part, call.link))
-        log.info("agent %s: its %s process is there", name, hello.part)
+        if fresh:  # an agent may say hello again over the same link: what it knows of its media has changed
+            watching = asyncio.create_task(self._watch(session, hello.part, call.link))
+            self._watching.add(watching)
+            watching.add_done_callback(self._watching.discard)
+            log.info("agent %s: its %s process is there", name, hello.part)
         return self._welcome(name, hello.labels)
 
     def _welcome(self, agent: str, found: dict[str, bytes]) -> AgentWelcome:
@@ -126,12 +133,19 @@ class Presence:
         session = self.sessions.get(call.peer.name)
         if session is None:
             raise Denied("an agent says hello before it reports", retry="after")
-        session.media = {medium.name: medium for medium in report.media}
+        session.media = {medium.name: self._judged(session.name, medium) for medium in report.media}
         if session.data_link() is not None:
-            states = {medium.name: MediumState(medium.state) for medium in report.media}
+            states = {medium.name: MediumState(medium.state) for medium in session.media.values()}
             self._manager.core.health.agent_seen(session.name, lease_clock_ns(), states)
         await self._judge_media()
         return Nothing()
+
+    def _judged(self, agent: str, report: MediumReport) -> MediumReport:
+        """A medium that holds the wrong volume is of no use, however well it is."""
+        problem = self._adoption.problem(report.name, agent)
+        if not problem:
+            return report
+        return msgspec.structs.replace(report, state=MediumState.OFFLINE.value, message=problem)
 
     async def _judge_media(self) -> None:
         """A medium is offline when every agent that is alive and reaches it says so."""

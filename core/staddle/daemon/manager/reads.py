@@ -23,6 +23,7 @@ from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import agents as agent_ops
 from staddle.wire.ops import reading as wire
 from staddle.wire.ops.base import Nothing, register
+from staddle.wire.ops.jobs import Rows
 from staddle.wire.tickets import TicketSigner
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 READ_TICKET_NS = 24 * 3600 * 1_000_000_000
 RECENT_CHANGES_MAX = 20_000
 CHANGES_PER_ANSWER = 512
+_LISTED = (
+    *("id", "client", "name", "state", "started_ns", "finished_ns"),
+    *("files", "dirs", "bytes_read", "bytes_stored", "warnings"),
+)
 
 
 class ReadDesk:
@@ -48,6 +53,7 @@ class ReadDesk:
 
     def install(self, handlers: Handlers) -> None:
         """Add the operations."""
+        register(handlers, wire.LIST_BACKUPS, self._list)
         register(handlers, wire.OPEN_BACKUP, self._open)
         register(handlers, agent_ops.USABLE, self._usable)
         register(handlers, agent_ops.LOCATE, self._locate)
@@ -55,6 +61,15 @@ class ReadDesk:
         register(handlers, agent_ops.COMMITTED, self._committed)
 
     # --- readers ----------------------------------------------------------------------------------
+
+    async def _list(self, call: Call) -> Rows:
+        shown = [
+            backup
+            for backup in self._manager.state.backups.values()
+            if backup.state is not BackupState.PRUNED
+            and (call.peer.role != "client" or backup.client == call.peer.name)
+        ]
+        return Rows(list(_LISTED), [[getattr(backup, name) for name in _LISTED] for backup in shown])
 
     async def _open(self, call: Call) -> wire.OpenedBackup:
         self._adoption.check_serving()
@@ -107,8 +122,7 @@ class ReadDesk:
     async def _usable(self, call: Call) -> agent_ops.IdList:
         args: agent_ops.Usable = call.args
         state = self._manager.state
-        name = args.pool or ("default" if "default" in state.pools else next(iter(state.pools), ""))
-        pool = state.pools.get(name)
+        pool = state.pools.get(args.pool)
         if pool is None:
             raise NotFound(f"there is no pool {args.pool!r}")
         refused = set(unusable(state, args.containers, pool))
@@ -126,12 +140,16 @@ class ReadDesk:
         media = self._manager.state.media
         # A medium that is not up may still answer by the time it is asked: it comes last, not never.
         copies = sorted(item.copies, key=lambda copy: media[copy.medium].state is not MediumStatus.UP)
+        copies += item.bad  # most of a damaged container can still be read
         return agent_ops.Located(
             item.id, item.size_bytes, item.digest, [(copy.medium, copy.name) for copy in copies]
         )
 
     async def _bad_copy(self, call: Call) -> Nothing:
         args: agent_ops.BadCopy = call.args
+        settings = self._manager.settings
+        if call.peer.name not in settings.agent or args.medium not in settings.media_of(call.peer.name):
+            raise Denied(f"agent {call.peer.name!r} does not reach medium {args.medium!r}", retry="never")
         log.error("agent %s: copy %s on %s: %s", call.peer.name, args.name, args.medium, args.code)
         if args.code in {"CORRUPT", "NOT_FOUND"}:
             copy = CopyOf(args.medium, args.name)

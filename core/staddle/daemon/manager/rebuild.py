@@ -17,8 +17,10 @@ from staddle.data import manifest as manifest_format
 from staddle.data.crypto import DomainKeys
 from staddle.data.manifest import EntryFlag, EntryType, Manifest
 from staddle.data.seal import decode_journal, decode_seal
+from staddle.engine import ops
 from staddle.engine.messages import CopyOf, StreamEndOf
 from staddle.engine.rebuild import FoundContainer, FoundManifest, FoundSeal, plan_rebuild
+from staddle.engine.state import GridState
 from staddle.errors import Locked, StaddleError, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.admin import REBUILD_CATALOG, Rebuilt
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SCAN_BATCH = 256
 SCAN_TIMEOUT_S = 300.0
+IMPORT_BATCH = 10_000
+"""Objects in one record of the log."""
 
 
 @dataclass
@@ -64,7 +68,8 @@ class Rebuilder:
     async def _rebuild(self, call: Call) -> Rebuilt:
         async with self._turn:
             state = self._manager.state
-            if state.backups:
+            # With the marker there, what backups there are come from a rebuild that was cut off.
+            if state.backups and not self._adoption.rebuild_needed:
                 raise Locked(
                     "the manager's log knows backups already: a rebuild would doubt it",
                     hint="only a manager whose directory was lost is rebuilt",
@@ -99,12 +104,15 @@ class Rebuilder:
         plan = plan_rebuild(
             self._manager.state, containers=containers, manifests=manifests, seals=seals, pruned=pruned
         )
-        await self._manager.change(lambda _: plan.ops)
-        for backup in self._manager.state.backups.values():
-            for row in backup.segments:
-                await self._ingest(backup.id, row.manifest, plains[row.manifest])
-        await self._catalog.settled()
+        await self._log(plan.ops)
         self._adoption.rebuilt()
+        for backup in list(self._manager.state.backups.values()):
+            for row in backup.segments:
+                try:
+                    await self._ingest(backup.id, row.manifest, plains[row.manifest])
+                except StaddleError as error:
+                    missing.append(f"files of backup {backup.id}, manifest {row.manifest.hex()}: {error}")
+        await self._catalog.settled()
         state = self._manager.state
         kinds = [item.kind for item in state.objects.values()]
         return Rebuilt(
@@ -114,8 +122,18 @@ class Rebuilder:
             missing=[*missing, *plan.findings],
         )
 
-    async def _ingest(self, backup: int, manifest: bytes, where: CopyOf) -> None:
-        plain = await self._plain(where, self._manager.state.objects[manifest].domain)
+    async def _log(self, planned: list[ops.Op]) -> None:
+        """In pieces that the log takes; one that was cut off is done again, and repeats nothing."""
+        for op in planned:
+            if isinstance(op, ops.ObjectsImported):
+                for at in range(0, len(op.objects), IMPORT_BATCH):
+                    part = ops.ObjectsImported(objects=op.objects[at : at + IMPORT_BATCH])
+                    await self._manager.change(_these, [part])
+            elif not (isinstance(op, ops.BackupImported) and op.backup in self._manager.state.backups):
+                await self._manager.change(_these, [op])
+
+    async def _ingest(self, backup: int, manifest: bytes, where: _Found) -> None:
+        plain = await self._plain(where)
         await self._catalog.settled()  # one manifest in memory at a time
         self._catalog.add_manifest(backup, manifest, plain)
 
@@ -153,16 +171,22 @@ class Rebuilder:
             return
         known.copies.append(CopyOf(medium, each.name))
 
-    async def _plain(self, where: CopyOf, domain: str) -> bytes:
-        request = GetObject(medium=where.medium, name=where.name, domain=domain)
-        reply = await self._presence.raw(GET_OBJECT, request, medium=where.medium)
-        return bytes(reply.payload)
+    async def _plain(self, found: _Found) -> bytes:
+        """The body of a small object, from any of its copies. Raises what the last one said."""
+        last: StaddleError = Unavailable("no copy of it was found")
+        for copy in found.copies:
+            request = GetObject(medium=copy.medium, name=copy.name, domain=found.scanned.domain)
+            try:
+                return bytes((await self._presence.raw(GET_OBJECT, request, medium=copy.medium)).payload)
+            except StaddleError as error:
+                last = error
+        raise last
 
     async def _pruned(self, found: dict[bytes, _Found], missing: list[str]) -> set[int]:
         pruned: set[int] = set()
         for item_id, each in found.items():
             try:
-                journal = decode_journal(await self._plain(each.copies[0], each.scanned.domain))
+                journal = decode_journal(await self._plain(each))
             except StaddleError as error:
                 missing.append(f"journal {item_id.hex()}: {error}")
                 continue
@@ -174,7 +198,7 @@ class Rebuilder:
         seals = []
         for item_id, each in found.items():
             try:
-                seal = decode_seal(await self._plain(each.copies[0], each.scanned.domain))
+                seal = decode_seal(await self._plain(each))
             except StaddleError as error:
                 missing.append(f"seal {item_id.hex()}: {error}")
                 continue
@@ -215,20 +239,25 @@ class Rebuilder:
 
     async def _manifests(
         self, found: dict[bytes, _Found], pruned: set[int], missing: list[str]
-    ) -> tuple[list[FoundManifest], dict[bytes, CopyOf]]:
-        manifests, where = [], {}
+    ) -> tuple[list[FoundManifest], dict[bytes, _Found]]:
+        manifests: list[FoundManifest] = []
+        where: dict[bytes, _Found] = {}
         for item_id, each in found.items():
             try:
-                plain = await self._plain(each.copies[0], each.scanned.domain)
+                plain = await self._plain(each)
                 manifest = await asyncio.to_thread(manifest_format.decode, plain)
             except StaddleError as error:
                 missing.append(f"manifest {item_id.hex()}: {error}")
                 continue
             if manifest.head.backup in pruned:
                 continue
-            where[item_id] = each.copies[0]
+            where[item_id] = each
             manifests.append(_found_manifest(item_id, each, manifest))
         return manifests, where
+
+
+def _these(_: GridState, planned: list[ops.Op]) -> list[ops.Op]:
+    return planned
 
 
 def _found_manifest(item_id: bytes, each: _Found, manifest: Manifest) -> FoundManifest:

@@ -122,10 +122,25 @@ class SnapshotCatalog(msgspec.Struct, frozen=True, kw_only=True):
     path: str
 
 
+class CreateToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token with which a client joins once: it gets its own certificate."""
+
+    name: str
+    valid_s: float = 3600.0
+
+
+class TokenMade(msgspec.Struct, frozen=True, kw_only=True):
+    """The token's text, a secret until it is used, and where the manager listens."""
+
+    token: str
+    url: str
+
+
 STATUS = Operation("grid.status", Status, CLIENTS, GridStatus)
 STOP = Operation("daemon.stop", Stop, ADMINS | MANAGER, Nothing)
 PRUNE = Operation("backup.prune", Prune, ADMINS, Pruned)
-VERIFY_PLAN = Operation("verify.plan", VerifyPlan, CLIENTS, VerifyObjects)
+VERIFY_PLAN = Operation("verify.plan", VerifyPlan, ADMINS, VerifyObjects)
 REBUILD_CATALOG = Operation("catalog.rebuild", RebuildCatalog, ADMINS, Rebuilt)
-VERIFY_CATALOG = Operation("catalog.verify", VerifyCatalog, CLIENTS, Findings)
+VERIFY_CATALOG = Operation("catalog.verify", VerifyCatalog, ADMINS, Findings)
 SNAPSHOT_CATALOG = Operation("catalog.snapshot", SnapshotCatalog, ADMINS, Nothing)
+CREATE_TOKEN = Operation("client.token", CreateToken, ADMINS, TokenMade)

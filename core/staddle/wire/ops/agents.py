@@ -11,13 +11,15 @@ class AgentHello(msgspec.Struct, frozen=True, kw_only=True):
     """An agent's process is there: `part` is `control` or `data`.
 
     The data process says where it listens, and what label it found on each of its media: empty for a place
-    that holds nothing yet; a medium that can't be read now is left out.
+    that holds nothing yet; a medium that can't be read now is left out. `manager_epoch` is the highest that
+    it has ever followed.
     """
 
     part: str
     pid: int
     urls: tuple[str, ...] = ()
     labels: dict[str, bytes] = {}
+    manager_epoch: int = 0
 
 
 class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from staddle import typed
 from staddle.api.types import Buffer
 from staddle.wire.calls import Reply
 from staddle.wire.handlers import Call, Handlers
@@ -35,9 +36,7 @@ class Operation(NamedTuple, Generic[Request, Answer]):
     def decode(self, reply: Reply) -> Answer:
         """The typed answer, wherever it travelled. Raises ProtocolError."""
         return (
-            unpack(reply.payload, self.reply)
-            if len(reply.payload)
-            else msgspec.convert(reply.args, self.reply)
+            unpack(reply.payload, self.reply) if len(reply.payload) else typed.convert(reply.args, self.reply)
         )
 
 

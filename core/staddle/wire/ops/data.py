@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from staddle.wire.ops.admin import Findings, VerifyObject
-from staddle.wire.ops.base import CLIENTS, MANAGER, Nothing, Operation
+from staddle.wire.ops.base import ADMINS, CLIENTS, MANAGER, Nothing, Operation
 
 FLUSH_SEQ = (1 << 64) - 1
 """Number of a message that is no record but a flush."""
@@ -86,12 +86,13 @@ class LabelFound(msgspec.Struct, frozen=True):
 
 
 class ScanMedium(msgspec.Struct, frozen=True, kw_only=True):
-    """Names of the objects of one kind on a medium, after a name, for a rebuild and for orphans."""
+    """Objects of one kind on a medium, after a name: looked at for a rebuild, `names_only` for orphans."""
 
     medium: str
     kind: str
     after: str = ""
     limit: int = 1000
+    names_only: bool = False
 
 
 class ScannedObject(msgspec.Struct, frozen=True, array_like=True):
@@ -123,7 +124,7 @@ class GetObject(msgspec.Struct, frozen=True, kw_only=True):
 OPEN_STREAM = Operation("stream.open", OpenStream, CLIENTS, Nothing)
 READ_MANIFEST = Operation("read.manifest", ReadManifest, CLIENTS, Nothing)
 READ_CHUNKS = Operation("read.chunks", ReadChunks, CLIENTS, Nothing)
-CHECK_OBJECT = Operation("object.check", CheckObject, CLIENTS, Findings)
+CHECK_OBJECT = Operation("object.check", CheckObject, ADMINS, Findings)
 PUT_OBJECT = Operation("object.put", PutObject, MANAGER, ObjectStored)
 DELETE_OBJECT = Operation("object.delete", DeleteObject, MANAGER, Nothing)
 LABEL_MEDIUM = Operation("medium.label", LabelMedium, MANAGER, LabelFound)

@@ -25,9 +25,10 @@ from staddle.wire.ops.base import AGENTS, CLIENTS, Nothing, Operation
 
 
 class JobOpened(msgspec.Struct, frozen=True, kw_only=True):
-    """The job, the lease that the client renews, and when its base's scan began (0: there is no base)."""
+    """The job, its pool, its lease, and when the scan of its base began (0: there is no base)."""
 
     created: JobCreated
+    pool: str
     base_started_ns: int
     lease_s: float
     segment_bytes: int

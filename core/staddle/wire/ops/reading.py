@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from staddle.wire.ops.base import CLIENTS, Operation
+from staddle.wire.ops.base import ADMINS, CLIENTS, Operation
 from staddle.wire.ops.jobs import Rows
 
 
@@ -15,6 +15,10 @@ class OpenBackup(msgspec.Struct, frozen=True, kw_only=True):
 
     backup: int = 0
     name: str = ""
+
+
+class ListBackups(msgspec.Struct, frozen=True, kw_only=True):
+    """All backups that are not pruned, oldest first; a client is shown its own."""
 
 
 class ManifestRef(msgspec.Struct, frozen=True, array_like=True):
@@ -80,7 +84,8 @@ class Find(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 10_000
 
 
+LIST_BACKUPS = Operation("backup.list", ListBackups, CLIENTS, Rows)
 OPEN_BACKUP = Operation("backup.open", OpenBackup, CLIENTS, OpenedBackup)
-QUERY = Operation("catalog.query", Query, CLIENTS, Rows)
+QUERY = Operation("catalog.query", Query, ADMINS, Rows)
 LIST_DIRECTORY = Operation("catalog.ls", ListDirectory, CLIENTS, Rows)
 FIND = Operation("catalog.find", Find, CLIENTS, Rows)
