@@ -4,13 +4,14 @@
 
 Each tool runs at its defaults with encryption, its repository on the same disk. Staddle is a grid of a
 manager, one agent and one directory medium with `copies = 1`; the CPU of its daemons counts. The figures are
-medians; machines are noisy, so compare within one run only.
+medians; machines are noisy, so compare within one run only. Every restore is compared with its source.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import filecmp
 import json
 import os
 import platform
@@ -27,6 +28,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 MIB = 1 << 20
+IDLE_S = 0.5
+SETTLE_MAX_S = 20.0
 
 
 @dataclass
@@ -72,8 +75,21 @@ def daemons_cpu_s(pids: list[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def settle(tool: Tool) -> None:
+    """Wait until its daemons rest: what they do after a command has ended counts, start-up does not."""
+    end = time.monotonic() + SETTLE_MAX_S
+    seen = daemons_cpu_s(tool.daemons)
+    while tool.daemons and time.monotonic() < end:
+        time.sleep(IDLE_S)
+        before, seen = seen, daemons_cpu_s(tool.daemons)
+        if seen - before <= 0.1 * IDLE_S:
+            return
+
+
 def timed(tool: Tool, argv: list[str], cwd: str) -> Measure:
     """Run one command of a tool to its end; it must succeed (exit 3 is Staddle's word for warnings)."""
+    os.sync()  # what the tool before has left to be written is not this one's work
+    settle(tool)
     before_children = resource.getrusage(resource.RUSAGE_CHILDREN)
     before_daemons, before_store = daemons_cpu_s(tool.daemons), tree_bytes(tool.store)
     start = time.perf_counter()
@@ -83,6 +99,7 @@ def timed(tool: Tool, argv: list[str], cwd: str) -> Measure:
     wall = time.perf_counter() - start
     if done.returncode not in {0, 3}:
         raise SystemExit(f"{tool.name}: {argv} ended with {done.returncode}: {done.stderr.decode()[-2000:]}")
+    settle(tool)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before_children.ru_utime - before_children.ru_stime
     cpu += daemons_cpu_s(tool.daemons) - before_daemons
@@ -157,10 +174,9 @@ def staddle(work: str) -> Tool:
 
 
 def make_tree(path: str) -> None:
-    """Real files: the Python installation's library."""
-    shutil.copytree(
-        sysconfig.get_paths()["stdlib"], path, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    """Real files: the Python installation's library, without what happens to be installed beside it."""
+    ignored = shutil.ignore_patterns("__pycache__", "site-packages", "dist-packages")
+    shutil.copytree(sysconfig.get_paths()["stdlib"], path, symlinks=True, ignore=ignored)
 
 
 def make_image(path: str, size_bytes: int = 512 * MIB) -> None:
@@ -220,10 +236,26 @@ def tools(work: str) -> Iterator[list[Tool]]:
             tool.stop()
 
 
-def one_round(corpus: str, source: str, base: str) -> dict[tuple[str, str, str], Measure]:
-    """First backup, unchanged backup and restore of one corpus by each tool, in turn."""
+def check_restored(tool: Tool, source: str, restored: str) -> None:
+    """Every file and symlink of the source is there, byte for byte, and nothing else."""
+    for directory, subdirectories, names in os.walk(source):
+        other = os.path.join(restored, os.path.relpath(directory, source))
+        links = [name for name in subdirectories if os.path.islink(os.path.join(directory, name))]
+        plain = [name for name in names if not os.path.islink(os.path.join(directory, name))]
+        _, different, errors = filecmp.cmpfiles(directory, other, plain, shallow=False)
+        wrong = [*different, *errors, *set(os.listdir(directory)).symmetric_difference(os.listdir(other))]
+        for name in {*links, *names} - {*plain}:
+            if os.readlink(os.path.join(directory, name)) != os.readlink(os.path.join(other, name)):
+                wrong.append(name)
+        if wrong:
+            raise SystemExit(f"{tool.name}: restored otherwise than they were, in {directory}: {wrong[:5]}")
+
+
+def one_round(corpus: str, source: str, base: str, turn: int) -> dict[tuple[str, str, str], Measure]:
+    """First backup, unchanged backup and restore of one corpus by each tool; another one begins each time."""
     figures = {}
     with tempfile.TemporaryDirectory(dir=base) as work, tools(work) as made:
+        made[:] = made[turn % len(made) :] + made[: turn % len(made)]
         for step in ("first", "unchanged", "restore"):
             for tool in made:
                 out = os.path.join(work, f"out-{tool.name}")
@@ -234,6 +266,8 @@ def one_round(corpus: str, source: str, base: str) -> dict[tuple[str, str, str],
                 else:
                     argv = tool.backup(source)
                 figures[corpus, step, tool.name] = timed(tool, argv, out)
+                if step == "restore":
+                    check_restored(tool, source, os.path.join(out, source.lstrip("/")))
     return figures
 
 
@@ -261,8 +295,8 @@ def main() -> None:
             source = os.path.join(base, f"corpus-{corpus}")
             CORPORA[corpus](source)
             print(f"{corpus}: {tree_bytes(source) / MIB:.0f} MiB", file=sys.stderr)
-            for _ in range(options.rounds):
-                for key, measure in one_round(corpus, source, base).items():
+            for turn in range(options.rounds):
+                for key, measure in one_round(corpus, source, base, turn).items():
                     collected.setdefault(key, []).append(measure)
             shutil.rmtree(source)
     rows = [

@@ -77,7 +77,10 @@ class Grid:
         builder, entries = ManifestBuilder(head), EntryRows()
         first, count = [], []
         for directory, name, kind, flags, chunks in rows:
-            entries.add(directory, name, kind, mode=0o640, uid=1, gid=2, size=7, mtime_ns=-5, flags=flags)
+            link = directory + b"/first" if kind is EntryType.HARDLINK else b""
+            entries.add(
+                directory, name, kind, mode=0o640, uid=1, gid=2, size=7, mtime_ns=-5, flags=flags, link=link
+            )
             first.append(builder.chunk_rows)
             count.append(len(chunks))
             index = [ZERO_REGION if c is None else builder.container_index(an_id(c)) for c, _ in chunks]
@@ -161,6 +164,17 @@ def test_chunks_in_a_row_become_one_run(grid):
         ["/home/f", six, 0, 1],
         ["/home/g", five, 6, 1],
     ]
+
+
+def test_hard_links_are_hit_with_the_file_that_they_are_links_to(grid):
+    rows = [
+        (b"/home", b"first", FILE, 0, [(5, 0)]),
+        (b"/home", b"second", EntryType.HARDLINK, 0, []),
+        (b"/home", b"safe", FILE, 0, [(6, 0)]),
+    ]
+    grid.catalog.ingest([grid.commit(rows)])
+    assert grid.catalog.files_hit(1, [an_id(5)]) == [b"/home/first", b"/home/second"]
+    assert grid.catalog.files_hit(1, [an_id(6)]) == [b"/home/safe"]
 
 
 def test_the_same_manifest_again_changes_nothing(grid):

@@ -118,7 +118,10 @@ class Browser(ABC):
         return sorted(map(_entry, rows), key=lambda entry: (entry.backup, entry.path))
 
     def files_hit(self, backup: int, containers: Sequence[bytes], limit: int = LIST_ROWS) -> list[bytes]:
-        """Paths of files that have chunks in any of these containers, ascending: what their loss costs."""
+        """Paths of files that have chunks in any of these containers, ascending: what their loss costs.
+
+        Hard links have no chunks of their own: those to a file that is hit are hit with it.
+        """
         rows = self._rows(
             "WITH hit AS (SELECT container_no FROM container_ids WHERE list_contains(?, container)), "
             "parts AS (SELECT DISTINCT m.manifest_no FROM refs r "
@@ -130,7 +133,14 @@ class Browser(ABC):
             "FROM runs r JOIN dirs d USING (dir_no) WHERE r.run.c IN (FROM hit) ORDER BY path LIMIT ?",
             [[each.hex() for each in containers], backup, backup, limit],
         )
-        return [row[0] for row in rows]
+        hit = [row[0] for row in rows]
+        linked = self._rows(
+            "SELECT DISTINCT join_path_raw(d.path, d.path_raw, f.name, f.name_raw) AS path "
+            "FROM files f JOIN dirs d USING (dir_no) "
+            "WHERE f.backup = ? AND f.type = 4 AND list_contains(?, f.link) ORDER BY path LIMIT ?",
+            [backup, [path.decode(errors="replace") for path in hit], limit],
+        )
+        return sorted({*hit, *(row[0] for row in linked)})[:limit]
 
     def manifests_of(self, backup: int) -> list[SegmentOf]:
         """The committed segments of a backup, by stream and ordinal. Raises NotFound."""

@@ -1,12 +1,10 @@
 """The state made again from what is found on the media (C3): containers, manifests, seals and journals.
 
 A seal names the last manifest of each stream by digest, a manifest its predecessor: walking back gives
-exactly the committed segments, and no orphan. A backup that was given up has a seal that says so.
-
-Without a seal a backup is `incomplete`, too: its job still ran when the log was lost. Of several manifests
-with one ordinal at most one was committed, and it is the one of the highest epoch: a later assignment starts
-behind what was committed. Whether the very last one was, nobody can tell; it is kept, since it may have been
-acknowledged. Backups that a journal names as pruned never come back.
+exactly the committed segments. Without a seal a backup is `incomplete`: its job still ran. Of several with
+one ordinal at most one was committed, the one of the highest epoch: a later assignment starts behind it.
+Only a successor proves that it was: the very last one is left out, an unfinished backup promises nothing.
+Backups that a journal names as pruned never come back.
 """
 
 from __future__ import annotations
@@ -165,7 +163,7 @@ class _Builder:
         return found[::-1]
 
     def unsealed(self, backup: int) -> ops.BackupImported | None:
-        """The longest chain of each stream, from its first segment on."""
+        """Of each stream what is known to be committed, from its first segment on; None if nothing is."""
         mine = [item for item in self.manifests.values() if item.backup == backup]
         chain: list[FoundManifest] = []
         for stream in sorted({item.stream for item in mine}):
@@ -192,7 +190,7 @@ class _Builder:
             seal=b"",
             streams=max(item.stream for item in mine) + 1,
             segments=self._segments(chain),
-            message="no seal was found; the last segment of a stream may never have been acknowledged",
+            message="no seal was found: its job still ran when the manager was lost",
         )
 
     def _walk_on(self, mine: list[FoundManifest]) -> list[FoundManifest]:
@@ -207,7 +205,8 @@ class _Builder:
                 and all(ref in self.containers for ref in item.refs)
             ]
             if not following:
-                return chain
+                named = {item.previous_manifest for item in mine}
+                return [item for item in chain if item.id in named]
             chosen = max(following, key=lambda item: item.epoch)
             chain.append(chosen)
             previous = (chosen.id, chosen.digest)

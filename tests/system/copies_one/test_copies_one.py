@@ -60,7 +60,7 @@ def files_are_lost_and_named(scene, summary):
     for directory, _, names in os.walk(source):
         for name in names:
             path = os.path.join(directory, name)
-            if stat.S_ISREG(os.lstat(path).st_mode) and os.lstat(path).st_nlink == 1 and path not in lost:
+            if stat.S_ISREG(os.lstat(path).st_mode) and path not in lost:
                 with (
                     open(path, "rb") as a,
                     open(os.path.join(found, os.path.relpath(path, source)), "rb") as b,

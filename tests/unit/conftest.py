@@ -1,0 +1,6 @@
+"""The tests of the engine share a module, which importlib mode does not find by itself."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(__file__))
