@@ -244,9 +244,11 @@ def check_restored(tool: Tool, source: str, restored: str) -> None:
         plain = [name for name in names if not os.path.islink(os.path.join(directory, name))]
         _, different, errors = filecmp.cmpfiles(directory, other, plain, shallow=False)
         wrong = [*different, *errors, *set(os.listdir(directory)).symmetric_difference(os.listdir(other))]
-        for name in {*links, *names} - {*plain}:
-            if os.readlink(os.path.join(directory, name)) != os.readlink(os.path.join(other, name)):
-                wrong.append(name)
+        wrong += [
+            name
+            for name in {*links, *names} - {*plain}
+            if os.readlink(os.path.join(directory, name)) != os.readlink(os.path.join(other, name))
+        ]
         if wrong:
             raise SystemExit(f"{tool.name}: restored otherwise than they were, in {directory}: {wrong[:5]}")
 

@@ -175,7 +175,7 @@ class Browser(ABC):
         """The roots of a backup. Raises NotFound."""
         rows = self._rows("SELECT roots_raw FROM backups WHERE backup = ?", [backup])
         if not rows:
-            raise NotFound(f"there is no backup {backup}", hint="staddle sql 'FROM v_backups' shows them")
+            raise NotFound(f"there is no backup {backup}", hint="`staddle ls` shows them")
         return list(rows[0][0])
 
 

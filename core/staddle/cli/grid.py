@@ -70,6 +70,8 @@ def up(home: str | None, as_json: bool) -> None:
             click.echo("everything runs already")
     for line in away:
         click.echo(line, err=True)
+    if away and not started:
+        click.echo("after a change of staddle.toml: `staddle down`, then `staddle up`", err=True)
 
 
 async def _await_usable(settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from staddle.client.progress import Progress
     from staddle.client.verify import Finding, VerifySummary
 
-_INTEGRITY = 13
+_INTEGRITY, _WARNINGS = 13, 3
 
 
 @click.command()
@@ -37,8 +37,13 @@ def verify(backups: tuple[int, ...], read_data: bool, home: str | None, as_json:
             f"checked {what} {summary.objects} objects in {summary.copies} copies "
             f"({size_text(summary.bytes_checked)}) in {summary.duration_s:.1f} s: "
             + (f"{summary.findings} findings" if summary.findings else "all is well")
+            + (", as far as it was checked" if summary.unchecked else "")
         )
-    return _INTEGRITY if summary.findings else 0
+        for line in summary.unchecked:
+            click.echo(f"not checked: {line}", err=True)
+    if summary.findings:
+        return _INTEGRITY
+    return _WARNINGS if summary.unchecked else 0
 
 
 async def _run(

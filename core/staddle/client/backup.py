@@ -13,7 +13,7 @@ from staddle.client.base import BaseIndex
 from staddle.client.connection import GridConnection
 from staddle.client.exclude import Excludes
 from staddle.client.reader import BackupReader
-from staddle.client.scan import absolute, reduce_roots, scan
+from staddle.client.scan import absolute, check_root, reduce_roots, scan
 from staddle.client.source import Source
 from staddle.client.stream import StreamDriver
 from staddle.client.units import Tally, Units
@@ -113,6 +113,8 @@ class Backup:
     async def run(self) -> Summary:
         """To the end. Raises StaddleError when the job failed or was cancelled."""
         started = time.monotonic()
+        for root in self._roots:
+            check_root(root)  # before the job: a mistake leaves nothing behind
         opened = await self._create()
         self._job = opened.created.job
         if self._on_job is not None:
@@ -217,7 +219,8 @@ class Backup:
 
     async def _give_up(self, error: BaseException) -> None:
         """Tell the manager, so that the job does not wait for its lease to run out."""
-        reason = "cancelled by the user" if isinstance(error, asyncio.CancelledError) else str(error)
+        inner = unwrap(error)
+        reason = "cancelled by the user" if isinstance(inner, Cancelled) else str(inner)
         with contextlib.suppress(StaddleError, TimeoutError):
             async with asyncio.timeout(5.0):
                 await self._grid.manager.call(CANCEL_JOB, CancelJob(job=self._job, reason=reason))

@@ -67,18 +67,23 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def check_root(root: bytes) -> os.stat_result:
+    """The lstat of a root. Raises NotFound for one that is not there, or can't be seen."""
+    try:
+        return os.lstat(root)
+    except OSError as error:
+        raise NotFound(
+            f"cannot back up {os.fsdecode(root)!r}: {reason(error)}", hint="name a path that exists"
+        ) from error
+
+
 def scan(roots: list[bytes], excludes: Excludes, warn: Warn) -> Iterator[Found]:
     """Everything below `roots`, in order. What can't be read is a warning, never an end.
 
     Raises NotFound when a root itself does not exist: that is a mistake, not a file that vanished.
     """
     for root in roots:
-        try:
-            status = os.lstat(root)
-        except OSError as error:
-            raise NotFound(
-                f"cannot back up {os.fsdecode(root)!r}: {reason(error)}", hint="name a path that exists"
-            ) from error
+        status = check_root(root)
         directory, name = split(root)
         yield Found(directory, name, status)
         if stat.S_ISDIR(status.st_mode):

@@ -47,6 +47,7 @@ class VerifySummary:
     bytes_checked: int
     findings: int
     duration_s: float
+    unchecked: list[str]
 
 
 class Verify:
@@ -101,6 +102,7 @@ class Verify:
         finally:
             await links.close()
         return VerifySummary(
+            unchecked=plan.unchecked,
             backups=sorted({number for each in plan.objects for number in each.backups}),
             objects=len({each.id for each in plan.objects}),
             copies=len(plan.objects),

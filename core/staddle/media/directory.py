@@ -98,7 +98,7 @@ class DirectoryMedium:
             raise NotFound(
                 f"{self._path} has no label",
                 scope="volume",
-                hint="is it mounted? a new one: `staddle volume label`",
+                hint="is it mounted, and at the configured path?",
             ) from None
         except OSError as error:
             raise translate(error, f"read the label of {self._path}") from error

@@ -3,6 +3,7 @@
 import json
 import os
 
+import msgspec
 import pytest
 
 from staddle.cli.prune import older
@@ -74,7 +75,7 @@ def verify_plan(*media):
         for number, medium in enumerate(media)
     ]
     agents = [reading.AgentRef("a", ["mem://daily-agent"])]
-    return admin.VerifyObjects(objects=objects, problems=[], agents=agents, reach={"a": ["m1"]})
+    return admin.VerifyObjects(objects=objects, problems=[], unchecked=[], agents=agents, reach={"a": ["m1"]})
 
 
 def test_verify_is_clean_or_names_backups_and_objects(manager):
@@ -104,6 +105,17 @@ def test_verify_finds_what_nobody_can_reach(manager):
     assert err.count("not checked") == 1
     manager.answers["object.check"] = StaddleError("broken inside")
     assert invoke("verify")[2].count("not checked: broken inside") == 1
+
+
+def test_verify_says_what_it_could_not_check(manager):
+    plan = verify_plan("m1")
+    manager.answers["verify.plan"] = msgspec.structs.replace(
+        plan, unchecked=["medium m2 is not up: 7 copies"]
+    )
+    manager.answers["object.check"] = admin.Findings([])
+    code, out, err = invoke("verify")
+    assert (code, "as far as it was checked" in out) == (3, True)
+    assert "not checked: medium m2 is not up: 7 copies" in err
 
 
 def test_catalog_commands(manager, tmp_path):

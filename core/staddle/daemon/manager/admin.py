@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from typing import Any
 
 from staddle.api.types import Kind
@@ -117,6 +118,9 @@ class AdminDesk:
 
     async def _list_directory(self, call: Call) -> Rows:
         args: reading.ListDirectory = call.args
+        known = self._manager.state.backups.get(args.backup)
+        if known is not None and known.state is BackupState.PRUNED:
+            raise NotFound(f"backup {args.backup} was pruned", hint="`staddle ls` shows those that are left")
         if not self._may_see(call, args.backup):
             raise Denied(f"backup {args.backup} is another client's", retry="never")
         return _entries(await self._catalog.ask("list_directory", backup=args.backup, path=args.path))
@@ -163,6 +167,7 @@ class AdminDesk:
             for used in _objects_of(backup):
                 users.setdefault(used, []).append(backup.id)
         problems, objects = [], []
+        away: Counter[str] = Counter()
         for item_id, numbers in users.items():
             item = self._manager.state.objects.get(item_id)
             if item is None or not item.copies:
@@ -175,9 +180,11 @@ class AdminDesk:
                     f"{item.kind} {item_id.hex()} of backups {_numbers(numbers)}: no medium is up ({where})"
                 )
             objects += _checks(item, numbers, self._up())
+            away.update(copy.medium for copy in item.copies if copy.medium not in self._up())
         return wire.VerifyObjects(
             objects=objects,
             problems=problems,
+            unchecked=[f"medium {name} is not up: {away[name]} copies on it" for name in sorted(away)],
             agents=self._reads.agents(),
             reach={
                 name: list(self._manager.settings.media_of(name)) for name in self._manager.settings.agent

@@ -125,9 +125,8 @@ class JobDesk:
             raise Unavailable(
                 f"no pool is usable yet{': ' + problems if problems else ''}", hint="see `staddle status`"
             )
-        raise NotFound(
-            "several pools and none is called 'default'", hint=f"--pool, one of {', '.join(pools)}"
-        )
+        # The configuration's first pool is the one that `init` has made.
+        return next((name for name in self._manager.settings.pool if name in pools), pools[0])
 
     def _own(self, call: Call, number: int) -> Job:
         job = self._manager.state.jobs.get(number)

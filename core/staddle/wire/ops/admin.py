@@ -85,10 +85,18 @@ class VerifyObject(msgspec.Struct, frozen=True, array_like=True):
 
 
 class VerifyObjects(msgspec.Struct, frozen=True, kw_only=True):
-    """Reply to `verify.plan`, with findings that need no reading of data, and who can read which medium."""
+    """Reply to `verify.plan`.
+
+    Attributes:
+        problems: findings that need no reading of data.
+        unchecked: media that can't be read now, and how many copies on them are left out, in words.
+        agents: who can be asked.
+        reach: agent -> media.
+    """
 
     objects: list[VerifyObject]
     problems: list[str]
+    unchecked: list[str]
     agents: list[AgentRef]
     reach: dict[str, list[str]]
 
