@@ -34,6 +34,7 @@ from staddle.engine.messages import (
     Assigned,
     Ended,
     Flush,
+    PathFailed,
     Stale,
     StreamClosed,
     Ticket,
@@ -81,6 +82,7 @@ class StreamDriver:
         self._sending: asyncio.Task[None] | None = None
         self._outcome: Done | Failed | None = None
         self._crash: BaseException | None = None
+        self._last_failure = ""
         self._bad: set[bytes] = set()
         self.signed: dict[int, bytes] = {}
 
@@ -97,9 +99,18 @@ class StreamDriver:
                 if effects := self.sender.tick(_now_ns()):  # a tick of nothing must not wake us again
                     self._apply(effects)
             if isinstance(self._outcome, Failed):
-                raise StreamFailed(self._outcome.message or self._outcome.state)
+                raise self._failed(self._outcome)
         finally:
             await self._clean_up()
+
+    def _failed(self, outcome: Failed) -> StreamFailed:
+        """Why the stream ended, with what the last path said: that is what must be mended."""
+        message = outcome.message or outcome.state
+        if self._last_failure and self._last_failure not in message:
+            message = f"{message}; the last path failed: {self._last_failure}"
+        return StreamFailed(
+            message, hint="see `staddle status`; what is durable stays as an incomplete backup"
+        )
 
     async def _pause(self) -> None:
         """Until something happens, or the engine wants its tick."""
@@ -283,6 +294,8 @@ class StreamDriver:
             channel.cancel(Cancelled("a message that cannot be read"))
             self._lost(channel, f"the agent sent what cannot be read: {error}")
             return
+        if isinstance(message, PathFailed):
+            self._last_failure = message.message
         self._happened(self.sender.on_message(message, _now_ns()))
 
     def _lost(self, channel: Channel, why: str) -> None:

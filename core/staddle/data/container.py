@@ -67,6 +67,8 @@ class SealedContainer(msgspec.Struct, frozen=True, kw_only=True):
         parts: the bytes to store, in order.
         size_bytes: their sum.
         digest: unkeyed BLAKE3-256 of all of them.
+        content_digest: the digest in the footer, of everything before it: what the log keeps, since it can be
+            read back without reading the whole container.
         fingerprints: (n, 32) u8, by ordinal.
         raw_lengths: (n,) u32.
         stored_lengths: (n,) u32, tag included.
@@ -76,6 +78,7 @@ class SealedContainer(msgspec.Struct, frozen=True, kw_only=True):
     parts: list[memoryview]
     size_bytes: int
     digest: bytes
+    content_digest: bytes
     fingerprints: NDArray[np.uint8]
     raw_lengths: NDArray[np.uint32]
     stored_lengths: NDArray[np.uint32]
@@ -207,7 +210,8 @@ class ContainerBuilder:
         )
         self._aead.encrypt_into(SEALED_PART_NONCE, plain, self._head + footer.bound(), self._view[start:end])
         hasher = blake3(self._view[:end])
-        tail = msgspec.structs.replace(footer, digest=hasher.digest()).encode()
+        content_digest = hasher.digest()
+        tail = msgspec.structs.replace(footer, digest=content_digest).encode()
         size_bytes = end + FOOTER_BYTES
         self._view[end:size_bytes] = tail
         return SealedContainer(
@@ -215,6 +219,7 @@ class ContainerBuilder:
             parts=[self._view[:size_bytes]],
             size_bytes=size_bytes,
             digest=hasher.update(tail).digest(),
+            content_digest=content_digest,
             fingerprints=np.frombuffer(fingerprints, np.uint8).reshape(-1, FINGERPRINT_BYTES),
             raw_lengths=raw,
             stored_lengths=stored,
@@ -245,6 +250,11 @@ class ContainerReader:
         self._unzstd = zstandard.ZstdDecompressor()
         self._footer, self._aead, self._head, plain = self._open()
         self.directory = self._parse(plain)
+
+    @property
+    def content_digest(self) -> bytes:
+        """What the footer says of everything before it; `verify` shows whether it is true."""
+        return self._footer.digest
 
     def read(self, ordinals: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """(ordinal, raw bytes) in the order asked for; ascending neighbours share a get of at most 8 MiB."""

@@ -23,7 +23,7 @@ class StoredContainer(msgspec.Struct, frozen=True, kw_only=True):
         container_id: 16 bytes.
         receipts: one for each copy.
         size_bytes: the whole object.
-        digest: its unkeyed BLAKE3-256.
+        digest: the one in its footer (`SealedContainer.content_digest`).
         fingerprints: (n, 32) u8, by ordinal.
         raw_lengths: (n,) u32, bytes.
     """
@@ -174,7 +174,7 @@ class Packer:
                     container_id=sealed.container_id,
                     receipts=receipts,
                     size_bytes=sealed.size_bytes,
-                    digest=sealed.digest,
+                    digest=sealed.content_digest,
                     fingerprints=sealed.fingerprints,
                     raw_lengths=sealed.raw_lengths,
                 )

@@ -134,7 +134,8 @@ class CopyOf(msgspec.Struct, frozen=True, array_like=True):
 class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
     """An object and its receipts, as it goes into the log.
 
-    `raw_bytes` and `chunks` are 0 for manifests and seals.
+    `digest` is the BLAKE3-256 of all bytes; for a container the one in its footer, so that a rebuild need not
+    read containers whole. `raw_bytes` and `chunks` are 0 for manifests and seals.
     """
 
     id: bytes

@@ -54,11 +54,12 @@ def test_an_unchanged_tree_is_neither_read_nor_stored_again(scene):
     assert (again["files"], again["dirs"]) == (scene.first["files"], scene.first["dirs"])
     scene.verdict(again)
 
-    # A forced reading finds everything in the fingerprint library.
+    # A forced reading finds everything in the fingerprint library, but what lies round the segments' ends:
+    # those are cuts, and where a full window makes one depends on the media's pace.
     scene.start("--full")
     full = scene.finish()
     assert full["bytes_read"] == scene.total
-    assert full["bytes_stored"] < 1 << 18
+    assert full["bytes_stored"] < scene.total // 8
     scene.verdict(full)
 
 
@@ -112,10 +113,9 @@ def test_a_file_that_can_not_be_read_is_a_warning(scene):
     """As root nothing is unreadable, so there the file vanishes between the scan and its turn."""
     tree = os.path.join(scene.where, "warnings")
     os.makedirs(tree)
-    rng = random.Random(3)
     for number in range(60):
         with open(os.path.join(tree, f"{number:02}"), "wb") as file:
-            file.write(rng.randbytes(1 << 20))
+            file.truncate(24 << 20)  # holes: seconds of reading, and nothing to store
     victim = os.path.join(tree, "zz")
     with open(victim, "wb") as file:
         file.write(b"not for long")

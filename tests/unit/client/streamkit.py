@@ -54,10 +54,11 @@ class Grid:
     A script's entry is (fault, after): the fault comes once `after` records have arrived.
     """
 
-    def __init__(self, script=(), waits=0, ended=None):
+    def __init__(self, script=(), waits=0, ended=None, ends_after=0):
         self.script = list(script)
         self.waits = waits
         self.ended = ended
+        self.ends_after = ends_after
         self.epoch = 0
         self.committed = []
         self.closed = None
@@ -86,7 +87,7 @@ class Grid:
 
     async def _assign(self, call):
         self.asked.append(call.args)
-        if self.ended:
+        if self.ended and len(self.asked) > self.ends_after:
             return AssignAnswer(reply=Ended(state=self.ended, message="by an operator"))
         if self.waits:
             self.waits -= 1

@@ -106,6 +106,11 @@ def test_a_job_that_was_cancelled_ends_the_stream():
         backup([10], Grid(ended="cancelled"))
 
 
+def test_a_stream_that_ends_says_what_its_last_path_died_of():
+    with pytest.raises(StreamFailed, match=r"by an operator; the last path failed: EIO"):
+        backup([200] * 50, Grid([("medium", 3)], ended="incomplete", ends_after=1))
+
+
 def test_an_error_of_the_scan_ends_the_stream():
     def records():
         yield Record(b"m", b"x")

@@ -86,8 +86,14 @@ class DataProcess:
         self.greeter = Greeter(self.context)
         self.reads = ReadDesk(self.context, self.locator)
         self.objects = ObjectDesk(self.context)
-        self.streams = StreamDesk(self.context, self.locator, self._on_committed, limits)
         self.publisher = Publisher(self.context, self.locator, lambda: self.streams.busy)
+        self.streams = StreamDesk(
+            self.context,
+            self.locator,
+            self._on_committed,
+            self.publisher.catch_up,
+            limits,
+        )
         self.urls: list[str] = []
         self._listen = list(listen)
         self._credentials = credentials

@@ -87,13 +87,16 @@ class ObjectDesk:
     def _check_bytes(self, item: VerifyObject) -> None:
         kind, *_ = parse_object_name(item.name)  # `item.kind` is a word for people
         blob = self._media.get(item.medium, item.name, item.size_bytes)
-        if digest([blob]) != item.digest:
-            raise Corrupt("its bytes are not those that were stored")
         if kind is Kind.CONTAINER:
-            keys = self._context.keys(item.domain)
-            ContainerReader(keys, _getter(blob), len(blob), item.id).verify()
-        elif kind is not Kind.KEYRING:
-            open_object(self._context.keys(item.domain), kind, item.id, blob)
+            reader = ContainerReader(self._context.keys(item.domain), _getter(blob), len(blob), item.id)
+            reader.verify()
+            found = reader.content_digest
+        else:
+            found = digest([blob])
+            if kind is not Kind.KEYRING:
+                open_object(self._context.keys(item.domain), kind, item.id, blob)
+        if found != item.digest:
+            raise Corrupt("its bytes are not those that were stored")
 
     # --- storing and deleting ---------------------------------------------------------------------------
 
@@ -182,13 +185,16 @@ class ObjectDesk:
     def _look_at_container(self, medium: str, info: ObjectInfo, object_id: bytes) -> wire.ScannedObject:
         if info.size_bytes > OBJECT_BYTES_MAX:
             raise Corrupt(f"{info.name}: {info.size_bytes} bytes are too many")
-        blob = self._media.get(medium, info.name, info.size_bytes)
-        head = bytes(memoryview(blob)[:HEAD_BYTES])
-        domain = self._domain(Kind.CONTAINER, head)
-        directory = ContainerReader(self._context.keys(domain), _getter(blob), len(blob), object_id).directory
-        raw_bytes = int(directory.raw_lengths.sum(dtype="u8"))
+        volume = self._media.volume(medium)
+
+        def get(offset: int, length: int) -> bytes:
+            return volume.get(info.name, offset, length, self._media.deadline(medium))
+
+        domain = self._domain(Kind.CONTAINER, get(0, min(HEAD_BYTES, info.size_bytes)))
+        reader = ContainerReader(self._context.keys(domain), get, info.size_bytes, object_id)
+        raw_bytes = int(reader.directory.raw_lengths.sum(dtype="u8"))
         return wire.ScannedObject(
-            info.name, info.size_bytes, digest([blob]), raw_bytes, len(directory), domain
+            info.name, info.size_bytes, reader.content_digest, raw_bytes, len(reader.directory), domain
         )
 
     def _domain(self, kind: Kind, head: bytes) -> str:

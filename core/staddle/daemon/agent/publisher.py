@@ -36,11 +36,21 @@ class Publisher:
         self._locator = locator
         self._busy = busy
         self._wake = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         self._tries: OrderedDict[bytes, int] = OrderedDict()
 
     def wake(self) -> None:
         """Something was committed."""
         self._wake.set()
+
+    async def catch_up(self, timeout_s: float) -> None:
+        """Wait, for a while, until what was committed before this call is known; by other agents, too."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await done
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -49,12 +59,16 @@ class Publisher:
                 async with asyncio.timeout(BUSY_S if self._busy() else IDLE_S):
                     await self._wake.wait()
             self._wake.clear()
+            waiting, self._waiting = self._waiting, []
             for domain, library in list(self._context.libraries.items()):
                 try:
                     await self._catch_up(domain, library)
                 except (StaddleError, OSError) as error:
                     # A cache that lags costs space, which is found again later; no backup fails for it.
                     log.info("fingerprint library of %s: %s", domain, error)
+            for done in waiting:
+                if not done.done():
+                    done.set_result(None)
 
     async def _catch_up(self, domain: str, library: Library) -> None:
         for _ in range(ROUNDS_MAX):

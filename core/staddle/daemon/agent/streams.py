@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 STREAMS_MAX = 4
 """Streams at once: what the pipeline's buffers are made for. A further one waits a while for its place."""
 SLOT_WAIT_S = 8.0
+CATCH_UP_S = 0.5
 EPOCHS_KEPT = 20_000
 USABLE_IDS_MAX = 4096
 MANAGER_PATIENCE_S = 15.0
@@ -45,12 +46,22 @@ class StreamDesk:
         context: AgentContext,
         locator: Locator,
         on_committed: Callable[[], None],
+        catch_up: Callable[[float], Awaitable[None]],
         limits: ReceiverLimits | None = None,
     ) -> None:
-        """Args: on_committed: called after each segment that the manager has taken."""
+        """Begin without streams.
+
+        Args:
+            context: what the parts of the process share.
+            locator: finds manifests of base backups.
+            on_committed: called after each segment that the manager has taken.
+            catch_up: waits until the libraries know what was committed, at most so many seconds.
+            limits: patience of the streams.
+        """
         self._context = context
         self._locator = locator
         self._on_committed = on_committed
+        self._catch_up = catch_up
         self._limits = limits
         self._epochs: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._streams: dict[tuple[int, int], ServedStream] = {}
@@ -94,6 +105,8 @@ class StreamDesk:
         earlier = self._streams.get((ticket.job, ticket.stream))
         if earlier is not None:
             earlier.stop(Fenced("a later assignment of this stream was opened here"))
+        # Without what the backup before this one has stored, perhaps elsewhere, it would be stored again.
+        await self._catch_up(CATCH_UP_S)
         await self._take_place()
         # While it waited, a later ticket may have come.
         if self._epochs.get((ticket.job, ticket.stream), 0) != ticket.epoch:
