@@ -72,7 +72,7 @@ class MediumSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[pool.NAME]`: media and policy (DESIGN 4). `domain` names the dedup domain."""
+    """`[pool.NAME]`: media and policy. `domain` names the dedup domain."""
 
     media: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     copies: Positive = 1
@@ -97,7 +97,7 @@ MEDIUM_KEYS = tuple(key for key in fields_of(MediumSettings) if key not in {"nam
 
 
 class HomePaths(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are in a grid's home (DESIGN 12). All paths are absolute."""
+    """Where things are in a grid's home. All paths are absolute."""
 
     home: str
     config_file: str

@@ -28,7 +28,7 @@ class StaddleError(Exception):
         scope: the smallest thing that is hit.
         outcome: what became of the request. `in_doubt` is resolved by `stat`, then the same put again.
         hint: one sentence that says what to do; may be empty.
-        exit_code: what the command line ends with (DESIGN 11).
+        exit_code: what the command line ends with (docs/errors.md).
     """
 
     default_code: ClassVar[str] = "FAILED"

@@ -1,6 +1,6 @@
 """The catalog contract: a queryable projection of the op-log, in the process that owns it.
 
-The op-log is the authority (DESIGN 7); a catalog applies its records in batches, and can always be thrown
+The op-log is the authority; a catalog applies its records in batches, and can always be thrown
 away and made again.
 
 - **C1** The catalog never claims more than the media hold.

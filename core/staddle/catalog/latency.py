@@ -43,7 +43,7 @@ class CommitLatency:
 
     @property
     def band(self) -> Band:
-        """DESIGN 8: below 1 ms good, below 5 ms acceptable, else degraded; by the median of the last 256."""
+        """Below 1 ms good, below 5 ms acceptable, else degraded; by the median of the last 256."""
         median_s = self.quantile_s(0.5)
         if median_s < GOOD_S:
             return "good"

@@ -105,7 +105,7 @@ def _start_lightly() -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: every error becomes one message and the right exit code (DESIGN 11)."""
+    """Entry point: every error becomes one message and the right exit code."""
     as_json = "--json" in sys.argv[1:]
     _start_lightly()
     try:

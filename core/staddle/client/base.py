@@ -1,4 +1,4 @@
-"""Unchanged files: which rows of the base backup still are what lies in the file system (DESIGN 5).
+"""Unchanged files: which rows of the base backup still are what lies in the file system.
 
 A file is not read again when its path, size, times and inode are those of a row of a *sealed* base of the
 same client and roots, its change time is older than that scan by the file system's granularity, and no

@@ -31,7 +31,7 @@ def unmsgpack(data: Buffer, kind: type[_Struct]) -> _Struct:
 
 
 def check_version(what: str, version: int, newest: int) -> None:
-    """Readers take the newest version and the one before it, and refuse later ones (DESIGN 12)."""
+    """Readers take the newest version and the one before it, and refuse later ones."""
     if version > newest:
         raise NewerFormat(
             f"{what}: format {version}, and this release reads up to {newest}",

@@ -1,4 +1,4 @@
-"""The fingerprint library of one dedup domain on one agent (DESIGN 6).
+"""The fingerprint library of one dedup domain on one agent.
 
 Durability: a publish appends one record to the log and syncs it; then the rows enter the delta in memory.
 When the delta is large against the run, the log is rotated and the frozen delta merged into the next run,

@@ -1,4 +1,4 @@
-"""The owner map: which agent holds which partition of the fingerprint library (DESIGN 6)."""
+"""The owner map: which agent holds which partition of the fingerprint library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tickets: bytes that the manager has signed (Ed25519, RFC 8032). An assignment is one (DESIGN 4).
+"""Tickets: bytes that the manager has signed (Ed25519, RFC 8032). An assignment is one.
 
 ticket = blob | signature (64 bytes) over "staddle ticket 1" NUL blob
 """

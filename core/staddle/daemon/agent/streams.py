@@ -182,7 +182,7 @@ class StreamDesk:
         return StreamPlan(keys=keys, ids=self._context.ids, store=store, known=known, base=base)
 
     def _lookup(self, domain: str, prints: U8Array) -> LibraryHits:
-        """Never fails a backup: what can't be looked up is stored again (DESIGN 6)."""
+        """Never fails a backup: what can't be looked up is stored again."""
         library = self._context.libraries.get(domain)
         if library is not None:
             try:

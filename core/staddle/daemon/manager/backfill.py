@@ -1,4 +1,4 @@
-"""Files of committed segments that the catalog lacks are read again from the media (DESIGN 7, tier 2).
+"""Files of committed segments that the catalog lacks are read again from the media.
 
 A manifest comes to the manager with its COMMIT, but stands in no log: a manager that is killed, or whose
 queue was full, has not passed it on.
