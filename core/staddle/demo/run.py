@@ -94,6 +94,9 @@ class Demo:
                 lines.append(line)
                 if line.startswith("[medium."):
                     lines.append(f"throttle_bytes_per_s = {max(int(total / FLOW_SECONDS / 3), 1 << 20)}")
+                    lines.append(
+                        "deadline_s = 120.0"
+                    )  # so slow a medium must have time for its largest object
                 elif line.startswith("[pool."):
                     lines.append(f"segment_bytes = {SEGMENT_BYTES}")
             return "\n".join(lines) + "\n"
