@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
     from staddle.wire.ops.admin import Pruned
 
-_USAGE = 2
+_USAGE, _WARNINGS = 2, 3
 _OF_NAME = "SELECT backup, state FROM v_backups WHERE name = ? AND state <> 'pruned' ORDER BY backup DESC"
 _GOOD = frozenset({"complete", "warnings"})
 _TIMEOUT_S = 300.0
@@ -56,13 +56,17 @@ def prune(
                 "backups": done.backups,
                 "containers": done.containers,
                 "bytes_freed": done.bytes_freed,
+                "held": done.held,
                 "done": really,
             }
         )
     else:
         _show(done, really=really)
+    for number in done.held:
+        click.echo(f"staddle: backup {number} stays: a running job builds on it", err=True)
+        click.echo("  prune it when that job has ended; see `staddle job list`", err=True)
     if really or dry_run or not done.backups:
-        return 0
+        return _WARNINGS if done.held else 0
     click.echo("staddle: nothing was removed", err=True)
     click.echo("  add --yes to remove it", err=True)
     return _USAGE

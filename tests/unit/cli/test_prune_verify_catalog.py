@@ -67,6 +67,13 @@ def test_what_keep_last_removes(backups, keep, gone):
     assert older(backups, keep) == gone
 
 
+def test_prune_says_what_stays_and_why(manager):
+    manager.answers["backup.prune"] = admin.Pruned(backups=[2], containers=1, bytes_freed=10, held=[1])
+    code, out, err = invoke("prune", "1", "2", "--yes")
+    assert (code, "removed backup 2:" in out) == (3, True)
+    assert "backup 1 stays: a running job builds on it" in err
+
+
 def verify_plan(*media):
     objects = [
         admin.VerifyObject(

@@ -55,13 +55,15 @@ class Collector:
         for number in numbers:
             if number not in state.backups:
                 raise NotFound(f"there is no backup {number}", hint="`staddle ls` shows them")
-        freed = self._only_used_by(numbers)
+        held = [number for number in numbers if state.held(number)]
+        going = [number for number in numbers if number not in held]
+        freed = self._only_used_by(going)
         size = sum(state.objects[item].size_bytes * len(state.objects[item].copies) for item in freed)
         if dry_run:
-            return Pruned(backups=numbers, containers=len(freed), bytes_freed=size)
+            return Pruned(backups=going, containers=len(freed), bytes_freed=size, held=held)
         done = await self._manager.change(decide_prune, numbers, time.time_ns())
         await self.collect()
-        return Pruned(backups=done.backups, containers=len(freed), bytes_freed=size)
+        return Pruned(backups=done.backups, containers=len(freed), bytes_freed=size, held=done.held)
 
     def _only_used_by(self, numbers: list[int]) -> set[bytes]:
         state = self._manager.state

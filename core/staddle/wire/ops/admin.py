@@ -58,11 +58,12 @@ class Prune(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was removed, or would be."""
+    """What was removed, or would be. `held` are those that stay, since running jobs build on them."""
 
     backups: list[int]
     containers: int
     bytes_freed: int
+    held: list[int] = []
 
 
 class VerifyPlan(msgspec.Struct, frozen=True, kw_only=True):
