@@ -87,8 +87,12 @@ def test_init_leaves_a_grid_alone(grid):
         assert file.read() == before
 
 
-def test_an_agent_without_its_manager_waits_for_it(grid):
+def test_what_was_killed_is_started_again_and_the_rest_left_alone(grid):
+    kept = grid.pids("agent-a2")
+    gone = grid.pids("manager") + grid.pids("agent-a1")
     grid.kill("manager")
     grid.kill("agent-a1")
     grid.up()
     grid.wait(lambda: all(a["state"] == "up" for a in grid.json("status")["agents"]), "all agents are up")
+    assert grid.pids("agent-a2") == kept
+    assert not set(gone) & {*grid.pids("manager"), *grid.pids("agent-a1")}
