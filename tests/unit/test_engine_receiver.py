@@ -153,11 +153,11 @@ def test_an_unanswered_commit_is_repeated_unchanged():
 def test_a_flush_closes_answers_or_asks_for_what_is_missing():
     receiver = StreamReceiver(ticket(), PATIENCE, 0)
     receiver.on_data(0, 1, 0)
-    assert only(receiver.on_flush(2, 0), Send).message == Nack(epoch=10, expected=1)
-    assert only(receiver.on_flush(1, 0), CloseSegment).segment.next == 1
+    assert only(receiver.on_flush(2, True, 0), Send).message == Nack(epoch=10, expected=1)
+    assert only(receiver.on_flush(1, True, 0), CloseSegment).segment.next == 1
     receiver.on_stored(stored(0), 0)
     receiver.on_commit_reply(0, CommitOk(next_seq=1, lsn=1), 0)
-    assert only(receiver.on_flush(1, 0), Send).message == Durable(epoch=10, upto=1)
+    assert only(receiver.on_flush(1, True, 0), Send).message == Durable(epoch=10, upto=1)
 
 
 def test_an_old_segment_is_closed_by_time():
@@ -224,6 +224,48 @@ def test_the_cause_is_read_from_the_errors_fields(error, cause, exclude):
     assert blame("a", Failure.of("m", error)) == (cause, exclude)
 
 
+def test_a_flush_that_does_not_cut_closes_nothing_but_tells_what_is_durable():
+    receiver = StreamReceiver(ticket(), PATIENCE, 0)
+    receiver.on_data(0, 1, 0)
+    assert receiver.on_flush(1, False, 0) == []
+    assert only(receiver.on_flush(2, False, 0), Send).message == Nack(epoch=10, expected=1)
+    receiver.on_data(1, 2, 0)
+    receiver.on_stored(stored(0), 0)
+    receiver.on_commit_reply(0, CommitOk(next_seq=2, lsn=1), 0)
+    receiver.on_data(2, 1, 0)
+    # The word that the first two are durable is lost; the window is full, and this is all that is asked.
+    assert only(receiver.on_flush(3, False, 0), Send).message == Durable(epoch=10, upto=2)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=30), pace=st.lists(st.integers(0, 6), min_size=1)
+)
+def test_where_segments_end_depends_on_the_records_alone(sizes, pace):
+    """Whatever time storing takes, a segment ends with the record that fills it."""
+    receiver = StreamReceiver(ticket(), PATIENCE, 0)
+    ends, filled = [], 0
+    for seq, size in enumerate(sizes):
+        filled += size
+        if filled >= receiver.ticket.segment_bytes:
+            ends, filled = [*ends, seq + 1], 0
+    found, seq, storing, left = [], 0, None, 0
+    for step in range(1000):
+        effects = []
+        if storing is not None and left == 0:
+            receiver.on_stored(stored(storing), 0)
+            effects = receiver.on_commit_reply(storing, CommitOk(next_seq=found[-1], lsn=1), 0)
+            storing = None
+        elif seq < len(sizes) and receiver.wants_data:
+            effects = receiver.on_data(seq, sizes[seq], 0)
+            seq += 1
+        left = max(left - 1, 0)
+        for effect in effects:
+            if isinstance(effect, CloseSegment):
+                found.append(effect.segment.next)
+                storing, left = effect.segment.first, pace[step % len(pace)]
+    assert found == ends
+
+
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=30),
     lost=st.lists(st.booleans(), min_size=1, max_size=40),
@@ -246,7 +288,7 @@ def test_everything_arrives_in_order_whatever_is_lost(sizes, lost):
                 effects += receiver.on_data(item.seq, item.record.size, now)
                 taken += [item.record.size for effect in effects if isinstance(effect, Accept)]
         elif isinstance(item, SendFlush):
-            effects += receiver.on_flush(item.upto, now)
+            effects += receiver.on_flush(item.upto, item.cut, now)
         while effects:
             match effects.pop(0):
                 case Send(message):

@@ -62,8 +62,8 @@ def ticket(**changes):
     return msgspec.structs.replace(made, **changes)
 
 
-def opened(**changes):
-    sender = StreamSender(1, 0, LIMITS, session=b"s")
+def opened(limits=LIMITS, **changes):
+    sender = StreamSender(1, 0, limits, session=b"s")
     sender.start(0)
     sender.on_assigned(ticket(**changes), 0)
     sender.on_message(Opened(epoch=10, next_seq=0), 0)
@@ -101,10 +101,19 @@ def test_a_full_window_takes_no_more_and_flushes_once():
     assert not sender.may_push
     items = drain(sender)
     assert [item.seq for item in items[:4]] == [0, 1, 2, 3]
-    assert items[4] == SendFlush(10, 4)
+    assert items[4] == SendFlush(10, 4, cut=True)
     assert drain(sender) == []
     sender.tick(30)
-    assert drain(sender, 30) == [SendFlush(10, 4)]
+    assert drain(sender, 30) == [SendFlush(10, 4, cut=True)]
+
+
+def test_a_window_of_two_segments_is_cut_only_at_the_end():
+    sender = opened(SenderLimits(window_bytes_max=6, silence_ns=100, ask_repeat_ns=50, flush_repeat_ns=30))
+    for _ in range(6):
+        sender.push(Rec())
+    assert drain(sender)[6:] == [SendFlush(10, 6, cut=False)]
+    sender.finish(1)
+    assert drain(sender, 1) == [SendFlush(10, 6, cut=True)]
 
 
 def test_one_record_larger_than_the_window_is_taken_when_the_window_is_empty():

@@ -34,10 +34,7 @@ def _translate(pattern: bytes) -> bytes:
                     f"exclude pattern {os.fsdecode(pattern)!r} has '[' without ']'",
                     hint="write \\[ for a bracket that stands for itself",
                 )
-            body = pattern[i + 1 : end]
-            negate = body[:1] in {b"!", b"^"}
-            inside = re.escape(body[negate:]).replace(rb"\-", b"-")
-            out.append(_checked(b"[" + (b"^" if negate else b"") + inside + b"]", pattern))
+            out.append(_char_class(pattern[i + 1 : end], pattern))
             i = end
         elif char == b"\\" and i + 1 < len(pattern):
             i += 1
@@ -48,16 +45,26 @@ def _translate(pattern: bytes) -> bytes:
     return b"".join(out)
 
 
-def _checked(char_class: bytes, pattern: bytes) -> bytes:
-    """Raises UsageError for a range that runs backwards."""
-    try:
-        re.compile(char_class)
-    except re.error as error:
-        raise UsageError(
-            f"exclude pattern {os.fsdecode(pattern)!r} can't be read: {error}",
-            hint="in brackets a range runs upwards: [a-z]",
-        ) from None
-    return char_class
+def _char_class(body: bytes, pattern: bytes) -> bytes:
+    """What stands between brackets: characters and ranges, each written as a number for `re`.
+
+    Raises UsageError for a range that runs backwards.
+    """
+    negate = body[:1] in {b"!", b"^"}
+    out, i = [], int(negate)
+    while i < len(body):
+        low = high = body[i]
+        i += 1
+        if body[i : i + 1] == b"-" and i + 1 < len(body):
+            high = body[i + 1]
+            i += 2
+        if high < low:
+            raise UsageError(
+                f"exclude pattern {os.fsdecode(pattern)!r} has a range that runs backwards",
+                hint="in brackets a range runs upwards: [a-z]",
+            )
+        out.append(b"\\x%02x-\\x%02x" % (low, high))
+    return b"[" + (b"^" if negate else b"") + b"".join(out) + b"]"
 
 
 class Excludes:

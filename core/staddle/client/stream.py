@@ -153,7 +153,7 @@ class StreamDriver:
         try:
             while True:
                 if isinstance(item, SendFlush):
-                    meta = msgspec.msgpack.encode(Flush(epoch=item.epoch, upto=item.upto))
+                    meta = msgspec.msgpack.encode(Flush(epoch=item.epoch, upto=item.upto, cut=item.cut))
                     await channel.send(FLUSH_SEQ, meta, timeout_s=60.0)
                 else:
                     record = item.record

@@ -92,10 +92,11 @@ class SendRecord(msgspec.Struct, frozen=True):
 
 
 class SendFlush(msgspec.Struct, frozen=True):
-    """Send `Flush(epoch, upto)` to the agent."""
+    """Send `Flush(epoch, upto, cut)` to the agent."""
 
     epoch: int
     upto: int
+    cut: bool
 
 
 SenderEffect = AskAssign | AskClose | Report | OpenLink | CloseLink | Regenerate | Done | Failed

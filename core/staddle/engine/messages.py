@@ -245,10 +245,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Flush(msgspec.Struct, frozen=True, kw_only=True, tag="flush"):
-    """Client to agent: close the segment now; nothing more may come until it is durable."""
+    """Client to agent: tell what is durable, or missing, of the records below `upto`.
+
+    With `cut` the segment is closed there: nothing more comes until it is durable.
+    """
 
     epoch: int
     upto: int
+    cut: bool = True
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):

@@ -1,10 +1,11 @@
 """The agent's side of one stream under one ticket: what to take, when a segment ends, what is durable.
 
 Theory of operation: exactly the expected record is taken. One segment fills while at most one other is being
-stored or committed, so the pipeline never idles and commits go out in order; the manifest of a segment is
-made only after its predecessor was committed, so a manifest that has a successor on the media is a committed
-one. DURABLE is said only after the manager's word. Every failure ends this receiver: the client brings what
-is not durable over another path. A receiver serves one epoch and is never used again.
+stored or committed, so the pipeline never idles and commits go out in order; a full one waits for the one
+before it and takes no more, so that where segments end depends on the records, not on the media's pace. The
+manifest of a segment is made only after its predecessor was committed, so a manifest that has a successor on
+the media is a committed one. DURABLE is said only after the manager's word. Every failure ends this receiver:
+the client brings what is not durable over another path. A receiver serves one epoch and is never used again.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class StreamReceiver:
 
     @property
     def wants_data(self) -> bool:
-        """Should the client be given credit? Not while a whole segment waits for the one before it."""
+        """May `on_data` be called? Not while a whole segment waits for the one before it."""
         return not self.ended and (self._storing is None or self._fill_bytes < self.ticket.segment_bytes)
 
     # --- filling --------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ class StreamReceiver:
         """A record has come. Without an `Accept` it is dropped."""
         if self.ended or seq < self.expected:
             return []
+        assert self.wants_data, "a record was given to a full segment"
         if seq > self.expected:
             return self._nack(now_ns) if self._nacked != self.expected else []
         if self.expected == self._first:
@@ -163,16 +165,18 @@ class StreamReceiver:
         self._fill_bytes += size_bytes
         return [Accept(seq), *self._close_if_due(now_ns)]
 
-    def on_flush(self, upto: int, now_ns: int) -> Effects:
+    def on_flush(self, upto: int, cut: bool, now_ns: int) -> Effects:
         """The client waits for everything below `upto`; it may say so again if it hears nothing."""
         if self.ended:
             return []
         if upto > self.expected:
             return self._nack(now_ns)
-        if upto <= self.durable:
-            return self._say(Durable(epoch=self.ticket.epoch, upto=self.durable), now_ns)
-        self._flush_upto = max(self._flush_upto, upto)
-        return self._close_if_due(now_ns)
+        effects: Effects = []
+        if self.durable > self.ticket.next_seq or upto <= self.durable:
+            effects = self._say(Durable(epoch=self.ticket.epoch, upto=self.durable), now_ns)  # it may be lost
+        if cut:
+            self._flush_upto = max(self._flush_upto, upto)
+        return effects + self._close_if_due(now_ns)
 
     def _nack(self, now_ns: int) -> Effects:
         # One word per gap: everything sent behind it is already on its way, and each would ask again.

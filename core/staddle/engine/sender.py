@@ -5,8 +5,8 @@ stay in the window until an acknowledgement of the *current* epoch, or the `next
 that they are committed. Whatever goes wrong on the way is one thing: close the link, ask the manager for
 another assignment with compare-and-set, and send the window again from the ticket's `next_seq`.
 
-The driver calls `on_*` for what arrives, carries out the effects, takes what is to be sent with `poll()` as
-far as the link has credit, and calls `tick()` at `next_wake_ns` at the latest.
+The driver calls `on_*` for what arrives, carries out effects, takes what is to be sent with `poll()` as far
+as the link has credit, and calls `tick()` at `next_wake_ns` at the latest.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StreamSender:
         limits: window and patience.
         session: names this client process; the manager serves the job's current one only.
         resume: an earlier process has worked on this stream. Nothing can be pushed before the first ticket;
-            its `next_seq` and `previous_manifest` say where to go on.
+            its `next_seq` says where to go on.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StreamSender:
         self._sent_high = 0  # records below were sent at least once, in any epoch
         self._resend_below = 0  # of those, what an earlier epoch had sent
         self._epoch_high = 0  # records below were sent at least once in this epoch
-        self._flushed = -1
+        self._flushed: SendFlush | None = None
         self._flushed_ns = 0
         self._asked: Assign | None = None
         self._asked_ns = 0
@@ -121,10 +121,13 @@ class StreamSender:
         if self._next_send < self.window.end:
             return self._send_next()
         must_flush = self.window.base < self.window.end and (self.finished or not self.may_push)
-        if must_flush and self._flushed != self.window.end:
-            self._flushed, self._flushed_ns = self.window.end, now_ns
-            return SendFlush(self.epoch, self.window.end)
-        return None
+        if not must_flush or self.ticket is None:
+            return None
+        cut = self.finished or self.limits.must_cut(self.ticket.segment_bytes)
+        if self._flushed == (flush := SendFlush(self.epoch, self.window.end, cut)):
+            return None
+        self._flushed, self._flushed_ns = flush, now_ns
+        return flush
 
     def _send_next(self) -> SendRecord:
         seq = self._next_send
@@ -220,7 +223,7 @@ class StreamSender:
         self.window.free(ticket.next_seq)
         self._next_send = self._epoch_high = ticket.next_seq
         self._resend_below = self._sent_high
-        self._flushed = -1
+        self._flushed = None
         self.state, self._heard_ns = SenderState.OPENING, now_ns
         if self._failover is not None and not self._failover.epoch:
             self._failover.to_agent, self._failover.to_media = ticket.agent, ticket.media
@@ -304,13 +307,13 @@ class StreamSender:
     def _on_nack(self, expected: int, now_ns: int) -> Effects:
         if not self.window.base <= expected <= self._next_send:
             return self._blame("asked for records that are gone", now_ns)
-        self._next_send, self._flushed = expected, -1
+        self._next_send, self._flushed = expected, None
         return []
 
-    def _blame(self, what: str, now_ns: int) -> Effects:
+    def _blame(self, what: str, now_ns: int, cause: Cause = Cause.AGENT_LOST) -> Effects:
         assert self.ticket is not None
         agent = self.ticket.agent
-        return self._reassign(Cause.AGENT_LOST, [Exclude(agent=agent)], now_ns, detail=f"{agent} {what}")
+        return self._reassign(cause, [Exclude(agent=agent)], now_ns, detail=f"{agent} {what}")
 
     def _report(self, now_ns: int) -> Effects:
         """The first acknowledgement on a new path ends a failover."""
@@ -369,7 +372,8 @@ class StreamSender:
                 return self._retry_ns
             case SenderState.OPENING | SenderState.OPEN:
                 silent = self._heard_ns + self.limits.silence_ns
-                waits = self._flushed == self.window.end and self.state is SenderState.OPEN
+                told = self._flushed is not None and self._flushed.upto == self.window.end
+                waits = told and self.state is SenderState.OPEN
                 return min(silent, self._flushed_ns + self.limits.flush_repeat_ns) if waits else silent
             case _:
                 return _NEVER_NS
@@ -389,11 +393,8 @@ class StreamSender:
                 return []
 
     def _tick_open(self, now_ns: int) -> Effects:
-        assert self.ticket is not None
         silence_ns = now_ns - self._heard_ns
         if silence_ns >= self.limits.silence_ns:
-            agent = self.ticket.agent
-            detail = f"{agent} was silent for {silence_ns / 1e9:.1f} s"
-            return self._reassign(Cause.AGENT_SILENT, [Exclude(agent=agent)], now_ns, detail=detail)
-        self._flushed = -1  # `poll` says it again: the flush, or what it answers, may be lost
+            return self._blame(f"was silent for {silence_ns / 1e9:.1f} s", now_ns, Cause.AGENT_SILENT)
+        self._flushed = None  # `poll` says it again: the flush, or what it answers, may be lost
         return []

@@ -25,12 +25,20 @@ class SenderState(StrEnum):
 
 
 class SenderLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of a sender. A window of two segments or more keeps the agent busy; with less it flushes."""
+    """Bounds of a sender. A window of two segments or more keeps the agent busy; with less it cuts."""
 
     window_bytes_max: int = 128 << 20
     silence_ns: int = 10_000_000_000
     ask_repeat_ns: int = 3_000_000_000
     flush_repeat_ns: int = 5_000_000_000
+
+    def must_cut(self, segment_bytes: int) -> bool:
+        """Must a full window end a segment before its size does?
+
+        Where it need not, segments end where the records say: what is sent a second time has the same chunks,
+        however fast the media were.
+        """
+        return self.window_bytes_max < 2 * segment_bytes
 
 
 class Failover(msgspec.Struct, kw_only=True):

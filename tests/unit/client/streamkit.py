@@ -37,6 +37,8 @@ from staddle.wire.redial import Redial
 
 CREDIT = 4 << 20
 SEGMENT = 3000
+SILENCE_S = 2.0
+"""Longer than a busy machine stops a test for."""
 CLIENT = Hello(name="c", role="client")
 
 
@@ -155,7 +157,8 @@ class Serving:
         if data.seq == FLUSH_SEQ:
             flush = msgspec.msgpack.decode(data.meta, type=Flush)
             if flush.upto <= self.expected:
-                self.commit()
+                if flush.cut:
+                    self.commit()
             else:
                 self.say(Nack(epoch=self.epoch, expected=self.expected))
             return
@@ -223,7 +226,7 @@ class Remaking:
             yield Record(record.meta, bytes(record.payload[half:]))
 
 
-def backup(sizes, grid, *, window=3 * SEGMENT, silence_s=0.3, records=None):
+def backup(sizes, grid, *, window=3 * SEGMENT, silence_s=SILENCE_S, records=None):
     content = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
 
     async def work():

@@ -130,6 +130,8 @@ def test_split_and_join_are_inverse(parts):
         ("[!bc]at", b"/cat", False),
         ("[a-c]at", b"/bat", True),
         ("[a-c]at", b"/-at", False),
+        ("[[]at", b"/[at", True),
+        ("[]-]at", b"/]at", True),
         (r"\*", b"/*", True),
         (r"\*", b"/x", False),
         (b"\xff*", b"/\xffname", True),

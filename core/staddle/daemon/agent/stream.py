@@ -114,7 +114,9 @@ class ServedStream:
 
     def _pump(self) -> None:
         """Hand over what has come, as far as the worker keeps up. Credit bounds the rest."""
-        while self._inbox and self._in_worker < IN_WORKER_MAX and not self._full and not self._stopped:
+        while self._inbox and self._in_worker < IN_WORKER_MAX and self._receiver.wants_data:
+            if self._full or self._stopped:
+                return
             data = self._inbox.popleft()
             if data.seq == FLUSH_SEQ:
                 self._owe(data.cost_bytes)
@@ -136,7 +138,7 @@ class ServedStream:
             self.on_broken(ProtocolError(f"a flush that can't be read: {error}"))
             return
         if flush.epoch == self.ticket.epoch:
-            self._apply(self._receiver.on_flush(flush.upto, _now_ns()))
+            self._apply(self._receiver.on_flush(flush.upto, flush.cut, _now_ns()))
 
     def _owe(self, cost_bytes: int) -> None:
         """Credit to give back, in steps: a frame for each record would cost more than it is worth."""
@@ -229,6 +231,7 @@ class ServedStream:
         if isinstance(answer.reply, CommitOk):
             self._packed = b""
             self._on_committed()
+            self._pump()
 
     # --- the worker -------------------------------------------------------------------------------------
 
@@ -238,7 +241,7 @@ class ServedStream:
         self._owe(cost_bytes)
         if full and not self._full and not self._stopped:
             self._full = True
-            self._apply(self._receiver.on_flush(self._receiver.expected, _now_ns()))
+            self._apply(self._receiver.on_flush(self._receiver.expected, True, _now_ns()))
         self._pump()
 
     def on_stored(self, stored: Stored, packed_manifest: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from staddle.api.types import Kind, object_name
@@ -37,6 +38,7 @@ class Serving:
         self.receiver = receiver
         self.client = client
         self.records: dict[int, Record] = {}
+        self.inbox: deque[tuple[int, Record | None, bool]] = deque()  # record, or flush
 
 
 class Storing:
@@ -95,20 +97,32 @@ class SimAgent(Actor):
 
     def on_data(self, client: SimClient, key: Key, seq: int, record: Record) -> None:
         """DATA."""
+        self._take(client, key, (seq, record, False))
+
+    def on_flush(self, client: SimClient, key: Key, upto: int, cut: bool) -> None:
+        """FLUSH."""
+        self._take(client, key, (upto, None, cut))
+
+    def _take(self, client: SimClient, key: Key, item: tuple[int, Record | None, bool]) -> None:
         serving = self._find(client, key)
         if serving is not None:
-            for effect in serving.receiver.on_data(seq, record.size, self.world.now_ns):
+            serving.inbox.append(item)
+            self._pump(serving)
+
+    def _pump(self, serving: Serving) -> None:
+        """Hand over what has come, unless a full segment waits."""
+        now_ns = self.world.now_ns
+        while serving.inbox and serving.receiver.wants_data:
+            seq, record, cut = serving.inbox.popleft()
+            if record is None:
+                self._do(serving, serving.receiver.on_flush(seq, cut, now_ns))
+                continue
+            for effect in serving.receiver.on_data(seq, record.size, now_ns):
                 if isinstance(effect, Accept):
                     serving.records[seq] = record
                 else:
                     self._do(serving, [effect])
-            self._arm(serving)
-
-    def on_flush(self, client: SimClient, key: Key, upto: int) -> None:
-        """FLUSH."""
-        serving = self._find(client, key)
-        if serving is not None:
-            self._do(serving, serving.receiver.on_flush(upto, self.world.now_ns))
+        self._arm(serving)
 
     def on_close(self, key: Key) -> None:
         """The client has closed the link."""
@@ -275,3 +289,4 @@ class SimAgent(Actor):
         if isinstance(reply, Stale) and 0 < reply.epoch <= serving.receiver.ticket.epoch:
             raise Violation(f"{self.name} is told to stop though its epoch {key} is current")
         self._do(serving, serving.receiver.on_commit_reply(first, reply, self.world.now_ns))
+        self._pump(serving)

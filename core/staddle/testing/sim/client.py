@@ -264,7 +264,7 @@ class SimClient(Actor):
             if isinstance(item, SendRecord):
                 self.send(agent, agent.on_data, self, key, item.seq, item.record)
             else:
-                self.send(agent, agent.on_flush, self, key, item.upto)
+                self.send(agent, agent.on_flush, self, key, item.upto, item.cut)
         self.arm(sender.next_wake_ns, self._tick)
 
     def _mine(self, key: Key) -> Feed | None:
