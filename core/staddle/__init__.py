@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from staddle.api.catalog import Catalog, CatalogType
     from staddle.api.cluster import ClusterManager, ClusterType
     from staddle.api.media import Deadline, MediaType, Medium, Volume
+    from staddle.api.simple import StoreMedium
     from staddle.api.transport import ScsiTransport, StreamTransport, TransportType
     from staddle.api.types import API_VERSION, Buffer, Cap, Durability, Label, Receipt, Surety
     from staddle.errors import StaddleError
@@ -30,6 +31,7 @@ __all__ = [
     "Receipt",
     "ScsiTransport",
     "StaddleError",
+    "StoreMedium",
     "StreamTransport",
     "Surety",
     "TransportType",
@@ -41,6 +43,7 @@ _DOORS = {
     "staddle.api.catalog": {"Catalog", "CatalogType"},
     "staddle.api.cluster": {"ClusterManager", "ClusterType"},
     "staddle.api.media": {"Deadline", "MediaType", "Medium", "Volume"},
+    "staddle.api.simple": {"StoreMedium"},
     "staddle.api.transport": {"ScsiTransport", "StreamTransport", "TransportType"},
     "staddle.api.types": {"API_VERSION", "Buffer", "Cap", "Durability", "Label", "Receipt", "Surety"},
     "staddle.errors": {"StaddleError"},

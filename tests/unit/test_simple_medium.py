@@ -1,11 +1,7 @@
 """The medium over a store of keys: what it makes of five methods, and of stores that misbehave."""
 
 import bisect
-import re
-import textwrap
 import threading
-from pathlib import Path
-from types import SimpleNamespace
 
 import blake3
 import pytest
@@ -99,27 +95,6 @@ def changes_and_reads(volume):
 
 
 # -- the shape
-
-
-def test_the_driver_in_the_guide_works(tmp_path):
-    guide = Path(__file__).parents[2] / "docs" / "plugins.md"
-    blocks = re.findall(r"^ *```python\n(.*?)^ *```$", guide.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    (code,) = [textwrap.dedent(block) for block in blocks if "(StoreMedium)" in block]
-    exec(compile(code, "plugins.md", "exec"), namespace := {"__name__": "staddle_shelf.driver"})
-    shelf = namespace["Shelf"]("m", SimpleNamespace(path=str(tmp_path / "shelf")))
-    shelf.initialize(LABEL, text_of(LABEL), soon())
-    assert all(finding.holds for finding in shelf.probe(soon()))
-    volume = shelf.open(LABEL, "write", 1, soon())
-    for name in ("c0/1", "c0/0", "c0"):
-        assert put(volume, name, name.encode()) == put(volume, name, name.encode())
-    with pytest.raises(errors.Conflict):
-        put(volume, "c0", b"other")
-    with pytest.raises(errors.Corrupt):
-        volume.get("c0", 0, 1 << 62, soon())
-    assert volume.get("c0/1", 1, 3, soon()) == b"0/1"
-    volume.delete("c0/0", soon())
-    assert [info.name for info in volume.list("", soon())] == ["c0", "c0/1"]
-    assert len(list((tmp_path / "shelf").iterdir())) == 3
 
 
 def test_it_is_a_medium_with_a_volume(shelf, volume):
@@ -370,6 +345,27 @@ def test_a_store_that_vanishes_in_mid_list_is_not_taken_for_a_smaller_one(shelf,
         list(found)
 
 
+def test_of_another_volume_nothing_is_listed(shelf, volume):
+    put(volume, "c0", b"x")
+    shelf.config[LABEL_KEY] = text_of(OTHER)
+    with pytest.raises(errors.MediumFailed):
+        next(volume.list("", soon()))
+
+
+def test_a_list_ends_at_its_deadline(shelf, volume):
+    deadline = soon()
+
+    def page(after, _):
+        if len(after) > 20:
+            deadline.at_s = 0.0
+        assert len(after) < 60
+        return [ObjectInfo(after + "0", 0)]
+
+    shelf.page = page
+    with pytest.raises(errors.DeadlineExceeded, match="list"):
+        list(volume.list("", deadline))
+
+
 # -- probe
 
 
@@ -382,9 +378,18 @@ def test_probe_finds_a_store_as_it_should_be_and_leaves_nothing(shelf):
     assert shelf.config == {}
 
 
-def test_probe_finds_a_store_that_replaces(shelf):
-    shelf.create = lambda key, body, deadline: not shelf.config.update({key: body})
-    assert {finding.name: finding.holds for finding in shelf.probe(soon())}["CONDITIONAL_PUT"] is False
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda held, key, body: not held.update({key: body}),
+        lambda held, key, body: bool(held.update({key: body})) or body == b"first",
+        lambda held, key, body: bool(held.setdefault(key, body)),
+    ],
+    ids=["replaces", "replaces and denies it", "keeps and denies it"],
+)
+def test_probe_disproves_a_store_that_does_not_create_once(shelf, create):
+    shelf.create = lambda key, body, deadline: create(shelf.config, key, body)
+    assert not {finding.name: finding.holds for finding in shelf.probe(soon())}["CONDITIONAL_PUT"]
     assert shelf.config == {}
 
 

@@ -14,10 +14,10 @@ from contextlib import suppress
 
 import blake3
 
+from staddle.api.checks import check_deadline, check_range, checked_name
 from staddle.api.media import Deadline, Mode, check_label
 from staddle.api.types import NAME_MAX, Buffer, Capacity, Durability, Label, ObjectInfo, Receipt
 from staddle.errors import Conflict, Corrupt, Denied, MediumFailed, NotFound
-from staddle.media.names import check_deadline, check_range, checked_name
 from staddle.media.oserrors import translate
 from staddle.platform.durable import FILES, datasync, fsync_dir, publish_no_replace
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import blake3
 
+from staddle.api.checks import check_deadline, check_range, checked_name
 from staddle.api.media import Deadline, Mode, check_label
 from staddle.api.types import (
     Buffer,
@@ -27,7 +28,6 @@ from staddle.api.types import (
     Surety,
 )
 from staddle.errors import Conflict, Corrupt, Denied, Fenced, MediumFailed, MediumFull, NotFound
-from staddle.media.names import check_deadline, check_range, checked_name
 from staddle.media.options import MemoryConfig
 
 
