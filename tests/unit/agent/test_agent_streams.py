@@ -118,17 +118,16 @@ def test_a_medium_that_hangs_costs_one_deadline_and_no_silence(tmp_path, seed):
         def hang(number):
             if number >= 2:
                 tried.append(number)
-                free.wait(30.0)
+                free.wait(300.0)
 
         def spoil(name, wrapped):
             if name == "m2":
                 wrapped.inner = Spoilt(wrapped.inner, hang)  # below the deadlines
             return wrapped
 
-        async with running(tmp_path / "home", spoil=spoil, deadline_s=2) as grid:
-            begun_s = time.monotonic()
-            opened, finished, driver = await back_up(grid, os.fsencode(tmp_path / "src"))
-            assert time.monotonic() - begun_s < 20.0
+        async with running(tmp_path / "home", spoil=spoil, deadline_s=4) as grid:
+            async with asyncio.timeout(120.0):  # whoever waits for the medium waits longer
+                opened, finished, driver = await back_up(grid, os.fsencode(tmp_path / "src"))
             causes = [each.cause for each in driver.sender.failovers]
             assert causes == [Cause.PATH_SLOW], "a slow medium is no silent agent"
             assert tried, "the fault did not bite"
