@@ -18,8 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from contrib.lab.components import COMPONENTS, PEERS, PROBE_S, Component, ask
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -31,7 +32,6 @@ PINS = ROOT / "pins.txt"
 PYTHON_MIN = (3, 11)
 CHECKS_AT_ONCE = 2
 GRACE_S = 60.0  # what a child may take to clean up after Ctrl-C
-PROBE_S = 20.0
 CHECK_S = 900.0
 INSTALL_S = 1500.0
 
@@ -78,18 +78,6 @@ def run(
     return code if code >= 0 else 128 - code
 
 
-def ask(argv: list[str], *, limit_s: float, cwd: Path | None = None) -> tuple[int, str]:
-    """Run a program in silence; return its exit code and all that it printed."""
-    pipe, out = subprocess.PIPE, subprocess.STDOUT
-    try:
-        done = subprocess.run(argv, cwd=cwd, stdout=pipe, stderr=out, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return 1, f"did not end within {limit_s:.0f} s"
-    except OSError as error:
-        return 127, str(error)
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
-
-
 def can_install() -> bool:
     """Whether we may and can install Debian packages. `--no-install` sets the variable."""
     if sys.platform == "win32" or os.environ.get("STADDLE_NO_INSTALL"):
@@ -109,45 +97,14 @@ def apt_install(packages: tuple[str, ...]) -> bool:
     return False
 
 
-def probe_netns() -> str:
-    """Make and remove a network namespace: the rights count, not only the program."""
-    if not shutil.which("ip"):
-        return "the program `ip` is missing"
-    name = f"staddle-probe-{os.getpid()}"
-    code, text = ask(["ip", "netns", "add", name], limit_s=PROBE_S)
-    if code:
-        return f"no network namespace can be made: {text.splitlines()[-1] if text else f'exit {code}'}"
-    ask(["ip", "netns", "delete", name], limit_s=PROBE_S)
-    return ""
-
-
-def probe_peers() -> str:
-    """The programs we are compared with."""
-    absent = [tool for tool in ("borg", "restic") if not shutil.which(tool)]
-    return f"not on PATH: {', '.join(absent)}" if absent else ""
-
-
-@dataclass(frozen=True)
-class Component:
-    """Something of the system that some tests need. They carry the pytest marker `marker`."""
-
-    name: str
-    marker: str
-    systems: tuple[str, ...]
-    packages: tuple[str, ...]
-    probe: Callable[[], str]  # "" = usable, else the reason why not
-
-
-PEERS = Component("borg and restic", "peers", ("linux", "darwin"), ("borgbackup", "restic"), probe_peers)
-COMPONENTS = (Component("network namespaces", "netns", ("linux",), ("iproute2",), probe_netns), PEERS)
-
-
 def provide(component: Component, *, may_install: bool = True) -> str:
     """Make `component` usable, by installing it where that is possible; "" or the reason why it is not."""
     if sys.platform not in component.systems:
         return f"only on {', '.join(component.systems)}"
     reason = component.probe()
-    if reason and may_install and can_install() and apt_install(component.packages):
+    if not reason or not component.packages:
+        return reason
+    if may_install and can_install() and apt_install(component.packages):
         reason = component.probe()
     return reason and f"{reason}; on Debian: `apt-get install {' '.join(component.packages)}`"
 

@@ -13,6 +13,7 @@ settings.register_profile("staddle", deadline=None, print_blob=True)
 settings.load_profile("staddle")
 
 SEED = int(os.environ.get("STADDLE_SEED") or random.SystemRandom().getrandbits(32))
+os.environ["STADDLE_SEED"] = str(SEED)  # whoever asks for it later is told the same
 LEFT_OUT = json.loads(os.environ.get("STADDLE_LEFT_OUT") or "{}")  # marker -> reason, from dev.py
 IN_CI = os.environ.get("CI", "").lower() == "true"
 

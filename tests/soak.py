@@ -1,9 +1,11 @@
 """The long runs: every failure of a grid of real processes many times over, each time at another moment.
 
-    python3 dev.py soak [--rounds 20] [--seed N] [--only SCENARIO]... [--sim SEEDS]
+    python3 dev.py soak [--rounds 20] [--seed N] [--only SCENARIO]... [--sim SEEDS] [--nemesis ROUNDS]
 
 Each round is one run of a scenario below tests/system with a seed of its own; what failed is listed at the
-end, with the line that plays it again. Exit code 1 if anything failed.
+end, with the line that plays it again. `--nemesis` plays so many rounds of several faults at once, ten on
+each grid, before the scenarios (of which there are none then, unless `--rounds` or `--only` says so). Exit
+code 1 if anything failed.
 """
 
 import argparse
@@ -18,9 +20,16 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
 SCENARIOS = (
     *("agent_killed", "agent_stopped", "medium_io_errors", "medium_gone"),
-    *("manager_killed", "everything_killed"),
+    *("manager_killed", "everything_killed", "manager_stopped"),
+    *("agent_data_killed", "agent_control_killed", "host_cut_off"),
+    *("medium_full", "medium_read_only", "medium_slow", "medium_replaced", "medium_corrupted"),
+    *("dir_fsync_fails", "clock_jump", "fd_limit", "memory_limit"),
+    *("client_killed", "client_disk_full", "two_clients_one_tree", "disk_full"),
 )
-ROUND_LIMIT_S = 400.0
+NEMESIS = "nemesis"
+NEMESIS_ROUNDS = 10
+"""Rounds on one grid."""
+ROUND_LIMIT_S = 900.0
 END_LIMIT_S = 90.0
 SIM_LIMIT_S = 6 * 3600.0
 TAIL_LINES = 40
@@ -30,14 +39,22 @@ def options(arguments):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=20, help="of each scenario (default 20)")
+    parser.add_argument(
+        "--rounds", type=int, help="of each scenario (default 20; 0 with --nemesis and without --only)"
+    )
     parser.add_argument("--seed", type=int, help="the first seed; a random one if it is not given")
     parser.add_argument("--only", action="append", choices=available(), help="this scenario; may be repeated")
     parser.add_argument("--sim", type=int, default=0, metavar="SEEDS", help="also so many simulator seeds")
     parser.add_argument(
+        "--nemesis", type=int, default=0, metavar="ROUNDS", help="so many rounds of several faults at once"
+    )
+    parser.add_argument(
         "--keep-going", action="store_true", help="do not stop a scenario at its third failure"
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.rounds is None:
+        args.rounds = 0 if args.nemesis and not args.only else 20
+    return args
 
 
 def available():
@@ -50,7 +67,14 @@ def test_of(scenario):
 
 
 def command(scenario):
-    return [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test_of(scenario)]
+    words = f"-m pytest -q -x -s -p no:cacheprovider -o timeout={ROUND_LIMIT_S:g}".split()
+    return [sys.executable, *words, test_of(scenario)]
+
+
+def setting(scenario, seed):
+    """What a round is told by the environment."""
+    rounds = {"STADDLE_NEMESIS_ROUNDS": str(NEMESIS_ROUNDS)} if scenario == NEMESIS else {}
+    return {"STADDLE_SEED": str(seed)} | rounds
 
 
 def play(scenario, seed):
@@ -58,7 +82,7 @@ def play(scenario, seed):
     with subprocess.Popen(
         command(scenario),
         cwd=ROOT,
-        env=os.environ | {"STADDLE_SEED": str(seed)},
+        env=os.environ | setting(scenario, seed),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -87,7 +111,8 @@ def end(running):
 
 def replay(scenario, seed):
     path = os.path.relpath(test_of(scenario), ROOT)
-    return f"STADDLE_SEED={seed} {os.path.relpath(sys.executable, ROOT)} -m pytest {path}"
+    words = " ".join(f"{name}={value}" for name, value in setting(scenario, seed).items())
+    return f"{words} {os.path.relpath(sys.executable, ROOT)} -m pytest -s {path}"
 
 
 def soak(scenario, seeds, *, keep_going):
@@ -123,14 +148,17 @@ def simulate(count, first):
 
 def main(arguments=None):
     args = options(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a round ends its grid then, too
     first = args.seed if args.seed is not None else random.SystemRandom().getrandbits(31)
-    print(f"soak: --seed {first} --rounds {args.rounds}", flush=True)
+    print(f"soak: --seed {first} --rounds {args.rounds} --nemesis {args.nemesis}", flush=True)
     well, table = True, []
     if args.sim:
         well = simulate(args.sim, first)
-    for scenario in args.only or SCENARIOS if args.rounds > 0 else ():
+    parts = [(NEMESIS, -(-args.nemesis // NEMESIS_ROUNDS))] if args.nemesis > 0 else []
+    parts += [(scenario, args.rounds) for scenario in args.only or SCENARIOS if args.rounds > 0]
+    for scenario, rounds in parts:
         played, took_s, failed = soak(
-            scenario, [first + n for n in range(args.rounds)], keep_going=args.keep_going
+            scenario, [first + n for n in range(rounds)], keep_going=args.keep_going
         )
         table.append((scenario, played, len(failed), took_s))
         well = well and not failed

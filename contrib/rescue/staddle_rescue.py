@@ -14,8 +14,10 @@ import contextlib
 import functools
 import hashlib
 import hmac
+import mmap
 import os
 import re
+import stat
 import struct
 import sys
 
@@ -23,14 +25,12 @@ import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 WORDS = {"c0": "container", "f0": "manifest", "5e": "seal", "4e": "keyring", "e0": "journal"}
-FILE, DIRECTORY, SYMLINK, HARDLINK, IMAGE, STREAM = 1, 2, 3, 4, 9, 10  # other types are not restored
-PART, LAST, ZERO_REGION = 1, 2, 0xFFFFFFFF
+FILE, DIRECTORY, SYMLINK, HARDLINK, IMAGE, STREAM = 1, 2, 3, 4, 9, 10  # others but nodes are not restored
+NODES = {5: stat.S_IFIFO, 6: stat.S_IFSOCK, 7: stat.S_IFBLK, 8: stat.S_IFCHR}
+PART, LAST, ZERO_REGION, warnings = 1, 2, 0xFFFFFFFF, []
 COLUMNS = "dir:I type:B mode:I uid:I gid:I mtime_ns:q offset:Q flags:H link:I extra:I"  # as far as used here
 COLUMNS = dict(column.split(":") for column in COLUMNS.split())
-CODES = "c4binB c5binH c6binI canumf cbnumd ccnumB cdnumH cenumI cfnumQ d0numb d1numh d2numi d3numq d9strB "
-CODES += "dastrH dbstrI dcseqH ddseqI demapH dfmapI"  # msgpack: code, type, struct letter of number or length
-CODES = {int(code[:2], 16): (code[2:5], ">" + code[5]) for code in CODES.split()}
-warnings = []
+KINDS = "BHI...fdBHIQbhiq.....BHIHIHI"  # msgpack: struct letters of numbers and lengths, from code 0xc4 on
 
 
 @contextlib.contextmanager
@@ -58,7 +58,8 @@ def unmsgpack(data, at=0):
     if code < 0xC0:
         what, size = ("map", "seq", "str", "str")[(code >> 4) - 8], code & (0x1F if code >= 0xA0 else 0x0F)
     else:
-        what, kind = CODES[code]
+        what = ("map", "seq", "str", "num", "bin")[sum(code < limit for limit in (0xDE, 0xDC, 0xD4, 0xC7))]
+        kind = ">" + KINDS[code - 0xC4]
         size, at = struct.unpack_from(kind, data, at)[0], at + struct.calcsize(kind)
     if what == "num":
         return size, at
@@ -85,15 +86,12 @@ def parse_recovery_key(text):
 
 def unseal(path, kind, keys, recovery_key=b""):
     """(id, cipher, content) of an object: rows of a container's directory, or what a body says."""
-    with open(path, "rb") as file:
-        head, size = file.read(1024), file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 80))
-        bound = file.read(40)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        head, bound = data[:1024], data[-80:-40]
         _, version, n, start, length, _ = struct.unpack("<8sIIQQQ", bound)
         if version != 1 or not head.startswith(f"STADDLE {WORDS[kind]} 1\n".encode()):
             raise ValueError("damaged, or another kind of object, or of a newer format")
-        file.seek(start)
-        sealed = file.read(min(length, size))
+        sealed = data[start : start + length]
     fields = dict(line.split(": ") for line in head.decode().split("\n\n")[0].split("\n")[1:])
     own_id = bytes.fromhex(os.path.basename(path)[:32])
     if kind == "4e":
@@ -107,17 +105,16 @@ def unseal(path, kind, keys, recovery_key=b""):
     plain = cipher.decrypt(bytes.fromhex(fields.get("nonce", "ff" * 12)), sealed, head + bound)
     if kind != "c0":
         return own_id, cipher, unmsgpack(zstandard.decompress(plain))[0]
-    spans = [("Q", 32, 40), ("I", 40, 44), ("I", 44, 48), ("B", 48, 49)]
-    columns = [numbers(plain[start * n : end * n], kind) for kind, start, end in spans]
-    prints = [plain[at : at + 32] for at in range(0, 32 * n, 32)]
-    return own_id, cipher, list(zip(prints, *columns, strict=True))
+    cells = struct.unpack(f"<{'32s' * n}{n}Q{n}I{n}I{n}B", plain)
+    return own_id, cipher, list(zip(*(cells[at * n : at * n + n] for at in range(5)), strict=True))
 
 
 class Rescue:
     """All media together, and the directory to restore to, outside of which nothing is written."""
 
     def __init__(self, roots, recovery_key, to):
-        self.to, self.links, self.dirs, rings = os.fsencode(os.path.abspath(to)), [], [], []
+        self.to, rings = os.path.realpath(os.fsencode(to)), []
+        self.links, self.dirs, self.flags = [], [], []
         self.paths = {kind: {} for kind in WORDS}
         for root, kind in ((root, kind) for root in roots for kind in WORDS):
             for folder, _, names in os.walk(os.path.join(root, kind)):
@@ -155,8 +152,7 @@ class Rescue:
             chain, name = [], stream["last_manifest_id"]
             with tolerant(f"stream {stream['stream']}, earlier segments"):
                 while name is not None and len(chain) < stream["segments"]:
-                    following = self.body("f0", name.hex())["head"]["previous_id"]
-                    chain, name = [*chain, name.hex()], following
+                    chain, name = [*chain, name.hex()], self.body("f0", name.hex())["head"]["previous_id"]
             yield from (self.body("f0", each) for each in reversed(chain))
 
     def chunk(self, fingerprint, name, ordinal):
@@ -183,17 +179,17 @@ class Rescue:
                     found.setdefault(row[0], []).append((path, n))
         return found
 
-    def place(self, path):
+    def place(self, path, clear):
         """Where a source path goes. The directories above it are made, and must be real ones."""
-        at, parts = self.to, [part for part in path.split(b"/") if part]
+        parts = [part for part in path.split(b"/") if part]
         if {b".", b".."} & set(parts) or b"\0" in path or (os.name == "nt" and set(path) & set(b"\\:")):
             raise ValueError("this path cannot be restored safely")
-        for part in parts[:-1]:
-            at = os.path.join(at, part)
-            if os.path.islink(at):
-                raise ValueError(f"{os.fsdecode(at)} is in the way")
-            os.makedirs(at, 0o700, exist_ok=True)
-        return os.path.join(at, *parts[-1:])
+        if os.path.realpath(above := os.path.join(self.to, *parts[:-1])) != above:
+            raise ValueError(f"a link is in the way: {os.fsdecode(above)}")
+        os.makedirs(above, 0o700, exist_ok=True)
+        if os.path.lexists(place := os.path.join(above, *parts[-1:])) and clear:
+            os.remove(place)
+        return place
 
     def manifest(self, body, want):
         """Restore what lies at or below the path `want` (b"" for all) of one segment."""
@@ -214,18 +210,16 @@ class Rescue:
 
     def entry(self, path, meta, chunks, pieces):
         """Restore one row; links and the metadata of directories wait for `finish`."""
-        place, kind, final = self.place(path), meta["type"], meta["flags"] & (PART | LAST) != PART
+        kind, at, final = meta["type"], meta["offset"], meta["flags"] & (PART | LAST) != PART
+        place = self.place(path, clear=kind not in {DIRECTORY, SYMLINK, HARDLINK} and at == 0)
         if kind == DIRECTORY:
             self.dirs.append((place, meta))
             os.makedirs(place, 0o700, exist_ok=not os.path.islink(place))
         elif kind in {SYMLINK, HARDLINK}:
             self.links.append((path, meta))
         elif kind in {FILE, IMAGE, STREAM}:
-            if meta["offset"] == 0 and os.path.lexists(place):
-                os.remove(place)
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
             with os.fdopen(os.open(place, flags, 0o600), "r+b") as out:
-                at = meta["offset"]
                 for k, index, ordinal, length in pieces:
                     out.seek(at)
                     if index != ZERO_REGION:
@@ -234,47 +228,54 @@ class Rescue:
                     at += length
                 if final:
                     out.truncate(at)
-            if final:
-                self.metadata(place, meta)
+        elif kind in NODES:
+            os.mknod(place, NODES[kind] | 0o600, os.makedev(*meta["extra"].get("rdev", (0, 0))))
         else:
             raise ValueError(f"an entry of type {kind}, not restored")
+        if final and kind not in {DIRECTORY, SYMLINK, HARDLINK}:
+            self.metadata(place, meta)
 
     def metadata(self, place, meta):
-        """Owner (root), mode, extended attributes, time: whatever the system lets us set."""
+        """Owner (root), mode, extended attributes, time: whatever the system lets us set, in this order."""
         link, me = meta["type"] == SYMLINK, os.geteuid() if hasattr(os, "geteuid") else None
-        if me == 0:
+        extra, follow = meta["extra"], {"follow_symlinks": False} if link else {}
+        seconds, rest = extra.get("times", {}).get("mtime", divmod(meta["mtime_ns"], 10**9))
+        mode, then = meta["mode"] & (0o7777 if me in {0, meta["uid"]} else 0o777), seconds * 10**9 + rest
+        steps = [functools.partial(os.chown, place, meta["uid"], meta["gid"])] if me == 0 else []
+        steps += [functools.partial(os.setxattr, place, *each) for each in extra.get("xattr", {}).items()]
+        steps += [functools.partial(os.chmod, place, mode)] if not link else []
+        for step in [*steps, functools.partial(os.utime, place, ns=(then, then))]:
             with tolerant(os.fsdecode(place)):
-                os.chown(place, meta["uid"], meta["gid"], follow_symlinks=False)
-        for name, value in meta["extra"].get("xattr", {}).items():
-            with tolerant(os.fsdecode(place)):
-                os.setxattr(place, name, value, follow_symlinks=False)
-        with tolerant(os.fsdecode(place)):
-            if not link:
-                os.chmod(place, meta["mode"] if me in {0, meta["uid"]} else meta["mode"] & 0o777)
-            os.utime(place, ns=(meta["mtime_ns"],) * 2, **({"follow_symlinks": False} if link else {}))
+                step(**follow)
+        self.flags += [(place, extra["fs_flags"])] if extra.get("fs_flags") else []
 
     def finish(self):
         """Make symbolic links, then hard ones: nothing is written through one. Then set directories."""
         for path, meta in sorted(self.links, key=lambda each: each[1]["type"]):
             with tolerant(f"{os.fsdecode(path)}, a link to {os.fsdecode(meta['link'])}"):
-                place = self.place(path)
-                if os.path.lexists(place):
-                    os.remove(place)
+                place = self.place(path, clear=True)
                 if meta["type"] == HARDLINK:
-                    os.link(self.place(meta["link"]), place, follow_symlinks=False)
+                    os.link(self.place(meta["link"], clear=False), place, follow_symlinks=False)
                 else:
                     os.symlink(meta["link"], place)
                     self.metadata(place, meta)
         for place, meta in reversed(self.dirs):
             self.metadata(place, meta)
+        for place, flags in self.flags:  # the very last: what is immutable takes no change, and no link
+            with tolerant(os.fsdecode(place)):
+                import fcntl
+
+                fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
+                now = struct.unpack("=Q", fcntl.ioctl(fd, 0x80086601, bytes(8)))[0]  # ioctl_iflags(2)
+                fcntl.ioctl(fd, 0x40086602, struct.pack("=Q", now | flags))
+                os.close(fd)
 
 
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("--recovery-key", required=True)
-    parser.add_argument("--to")
-    parser.add_argument("words", nargs="+")
+    for name, more in {"--recovery-key": {"required": True}, "--to": {}, "words": {"nargs": "+"}}.items():
+        parser.add_argument(name, **more)
     words = (options := parser.parse_intermixed_args()).words
     verb = next((at for at, word in enumerate(words) if word in {"list", "restore"}), 0)
     if not verb or (words[verb] == "restore" and (not options.to or len(words) - verb not in {2, 3})):
@@ -288,7 +289,6 @@ def main():
     elif words[verb + 1] not in seals:
         sys.exit(f"error: no backup {words[verb + 1]} on these media; 'list' shows them")
     else:
-        os.makedirs(rescue.to, exist_ok=True)
         for body in rescue.manifests(seals[words[verb + 1]]):
             rescue.manifest(body, os.fsencode("".join(words[verb + 2 :])).rstrip(b"/"))
         rescue.finish()

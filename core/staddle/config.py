@@ -31,7 +31,7 @@ from staddle.config_model import (
     Settings,
     home_paths,
 )
-from staddle.errors import ConfigError
+from staddle.errors import ConfigError, Denied
 
 __all__ = [
     "AgentSettings",
@@ -125,7 +125,9 @@ class _Loader:
             hint = "make a grid with `staddle init`, or set STADDLE_HOME"
             raise ConfigError(f"{path} does not exist", hint=hint) from None
         except OSError as error:
-            raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+            kind = Denied if isinstance(error, PermissionError) else ConfigError
+            hint = "run as the user that runs the grid" if kind is Denied else "check the file and its disk"
+            raise kind(f"{path} can't be read: {(error.strerror or '').lower()}", hint=hint) from error
         if len(data) > CONFIG_BYTES_MAX:
             raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX} bytes")
         try:
@@ -236,7 +238,7 @@ class _Loader:
             self.problems.add(self.place(table, "min_copies"), text)
         media = [m for m in pool["media"] if isinstance(m, str)]
         apart = {self.tables.get(f"medium.{m}", {}).get("failure_domain", m) for m in media}
-        if copies > len(apart):
+        if media and copies > len(apart):
             text = f"copies = {copies}, but its media lie in {len(apart)} failure domain(s)"
             self.problems.add(self.place(table, "copies"), text)
 

@@ -16,6 +16,7 @@ _KEY = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]")
 _ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
+_SUGGESTED = re.compile(r"; (did you mean|known:) | stands also at ")
 _TRIPLE = re.compile(r'"""|' + "'''")
 
 
@@ -47,7 +48,8 @@ class Problems:
             lines = [f"{file}:{line}: {text}" for file, line, text in sorted(self._lines)]
             if len(lines) > self.LIMIT:
                 lines[self.LIMIT :] = [f"and {len(lines) - self.LIMIT} more"]
-            raise ConfigError("\n".join(lines))
+            clear = len(lines) > 1 or _SUGGESTED.search(lines[0])
+            raise ConfigError("\n".join(lines), hint="" if clear else "correct it there")
 
 
 class LineIndex:
@@ -144,6 +146,7 @@ def convert_keys(
 def plain_message(error: msgspec.ValidationError) -> str:
     """A conversion error in a user's words."""
     text = str(error).replace("`", "").replace(" - at $", " at ")
+    text = text.replace("array of length >= 1", "at least one entry")
     return text.replace("Expected", "expected", 1).replace("Invalid enum value", "invalid value", 1)
 
 

@@ -58,7 +58,7 @@ class StaddleError(Exception):
         self.exit_code = self.default_exit_code if exit_code is None else exit_code
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class UsageError(StaddleError):

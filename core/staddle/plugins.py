@@ -326,7 +326,7 @@ class PluginRegistry:
                 )
         hints = []
         if close := difflib.get_close_matches(name, names, 1):
-            hints.append(f"did you mean {close[0]!r}?")
+            hints.append(f"did you mean {close[0]!r}")
         if usual := USUAL_DISTRIBUTION.get(name):
             hints.append(f'it usually comes with: pip install "{usual}"')
         hints.append("installed: " + (", ".join(sorted(names)) or "none"))

@@ -19,13 +19,14 @@ from staddle.errors import Denied
 SECRET_BYTES_MAX = 64 * 1024
 MASK = "********"
 
+# Every part is bounded: foreign text must not make a search take longer than its length deserves.
 # Words after which a value is taken for a secret in free text. Long options and URL parts included.
 _WORDS = r"(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|passphrase)"
 _NAMED_SECRET = re.compile(
-    rf"""(?ix) (["']? [\w.-]* {_WORDS} [\w.-]* ["']? \s* [:=] \s*)
+    rf"""(?ix) ({_WORDS} [\w.-]{{0,64}} ["']? \s{{0,16}} [:=] \s{{0,16}})
          ("[^"]*" | '[^']*' | [^\s,;&)}}\]]+)"""
 )
-_URL_PASSWORD = re.compile(r"(?i)([a-z][a-z0-9+.-]*://[^/\s:@]*:)([^/\s@]+)(@)")
+_URL_PASSWORD = re.compile(r"(?i)([a-z][a-z0-9+.-]{0,31}://[^/\s:@]{0,256}:)([^/\s@]{1,4096})(@)")
 _BEARER = re.compile(r"(?i)(\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{8,})")
 
 

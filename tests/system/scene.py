@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def size_of(root):
 # --- the grid -----------------------------------------------------------------------------------
 
 
-def throttled(text, *, copies=None, rate=RATE_BYTES_PER_S):
+def throttled(text, *, copies=None, rate=RATE_BYTES_PER_S, deadline_s=None, wait_s=None):
     """The configuration of a grid slow enough to be broken in mid-job, with a fault file for each medium."""
     lines = []
     for line in text.splitlines():
@@ -121,21 +122,29 @@ def throttled(text, *, copies=None, rate=RATE_BYTES_PER_S):
         if line.startswith("[medium."):
             name = line[len("[medium.") : -1]
             lines += [f"throttle_bytes_per_s = {rate}", f'fault_file = "{name}.faults"']
+            lines += [f"deadline_s = {deadline_s}"] if deadline_s is not None else []
         elif line.startswith("[pool."):
             lines.append(f"segment_bytes = {SEGMENT_BYTES}")
+            lines += [f"wait_offline_s = {wait_s}"] if wait_s is not None else []
     return "\n".join(lines) + "\n"
 
 
 class Scene:
     """A grid that is up, a source tree, and a seed that decides when and where it hurts."""
 
-    def __init__(self, where, seed, *, agents=3, size_bytes=40 << 20, copies=None, rate=RATE_BYTES_PER_S):
+    def __init__(self, where, seed, *, agents=3, size_bytes=40 << 20, edit=str, environment=None, **settings):
+        """Args: edit: changes the text of the configuration. environment: of all processes. settings: see
+        `throttled`."""
         self.where = str(where)
         self.rng = random.Random(seed)
         self._size_bytes = size_bytes
         self.new_tree("work")
         self.grid = RealGrid(os.path.join(self.where, "grid"))
-        self.grid.init(agents, lambda text: throttled(text, copies=copies, rate=rate))
+        self.grid.environment |= environment or {}
+        self.grid.init(agents, lambda text: edit(throttled(text, **settings)))
+        self.agents = [f"a{number}" for number in range(1, agents + 1)]
+        self.media = [f"m{number}" for number in range(1, agents + 1)]
+        self.deadline_s = settings.get("deadline_s") or 30.0
         self.running = None
         self.job = 0
         self._targets = 0
@@ -256,6 +265,15 @@ class Scene:
         done = self.grid.run("restore", str(backup), *words, "--to", target, check=False)
         assert done.returncode in codes, f"restore: exit {done.returncode}: {done.stderr[-3000:]}"
         return os.path.join(target, self.source.lstrip("/"))
+
+    def forget_restored(self):
+        """Make room: what was restored last has been looked at."""
+        shutil.rmtree(os.path.join(self.where, f"restored-{self._targets}"))
+
+    @staticmethod
+    def remove_tree(path):
+        """A source tree that is needed no longer."""
+        shutil.rmtree(path)
 
     def check_restore(self, backup, *, leave=lambda _: False):
         """Every byte and all metadata are the same."""

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def dev(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
     spec = importlib.util.spec_from_file_location("staddle_dev_under_test", ROOT / "dev.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)

@@ -12,6 +12,7 @@ from staddle.engine.lease import ManagerLease
 from staddle.engine.manager import Append, ManagerCore, Publish, Reply
 from staddle.engine.messages import CreateJob, Renewed, RenewJob
 from staddle.engine.state import APPLIERS, GridState
+from staddle.engine.tables import JobState
 from staddle.errors import Corrupt, Fenced, NewerFormat, NotFound
 from staddle.testing.sim.faults import plan
 from staddle.testing.sim.grid import Grid
@@ -164,3 +165,29 @@ def test_an_error_that_nobody_waits_for_is_raised():
         core.change(refuse, now_ns=1)
     [reply] = core.change(refuse, tag="tag", now_ns=1)
     assert isinstance(reply.message, NotFound)
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_job_has_a_whole_lease_from_its_beginning_however_long_its_manager_runs(taken_over):
+    core = core_made()
+    limits = core.health.limits
+    core.lease.renewed(10**15)
+
+    def create(session, now_ns):
+        core.handle(
+            CreateJob(request=b"r", session=session, client="c", name="n", roots=[], pool="p", resume=True),
+            "tag",
+            now_ns,
+            now_ns,
+        )
+        core.on_durable(core.state.lsn, now_ns)
+
+    late_ns = 10 * limits.job_lease_ns
+    create(b"s", late_ns)
+    if taken_over:  # just before its lease runs out
+        late_ns += limits.job_lease_ns - 1
+        create(b"t", late_ns)
+    core.tick(late_ns + limits.job_lease_ns - 1, 0)
+    assert core.state.jobs[1].state is JobState.RUNNING, "nobody could renew it yet"
+    core.tick(late_ns + limits.job_lease_ns, 0)
+    assert core.state.jobs[1].state is JobState.INCOMPLETE

@@ -1,5 +1,6 @@
 """Placement as a pure function."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +98,19 @@ def test_every_choice_can_be_taken(policy, states, copies, seed):
         assert len(set(choice.media)) == len(choice.media)
         assert all((choice.agent, medium) in usable for medium in choice.media)
     assert rank_paths(rule(policy, copies), known, seed) == (choices, reason)
+
+
+def nearly_full(*media):
+    return [msgspec.structs.replace(path, low=path.medium in media) for path in paths()]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_medium_that_is_nearly_full_is_taken_where_no_other_one_is(policy):
+    for seed in range(6):
+        choices, _ = rank_paths(rule(policy), nearly_full("m"), seed)
+        assert set(choices[0].media) == {"n", "o"}, "two others have room"
+        choices, _ = rank_paths(rule(policy), nearly_full("m", "n"), seed)
+        assert choices[0].media[0] == "o", "the one with room comes first"
+        assert len(choices[0].media) == 2, "and a second copy is worth more than the room"
+        choices, _ = rank_paths(rule(policy), nearly_full("m", "n", "o"), seed)
+        assert len(choices[0].media) == 2

@@ -1,5 +1,6 @@
 """Logs: what reaches stderr and what reaches the file."""
 
+import io
 import json
 import logging
 from datetime import datetime
@@ -104,3 +105,18 @@ def test_an_unknown_level_is_refused_and_changes_nothing(log_path):
         logs.configure("x", level="LOUD")
     logging.getLogger("staddle.test").info("still here")
     assert len(lines(log_path)) == 1
+
+
+def test_standard_error_in_a_file_begins_anew_before_it_fills_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "FILE_BYTES_MAX", 100_000)
+    path = tmp_path / "manager.out"
+    with open(path, "a", encoding="utf-8") as stream:
+        handler = logs.BoundedStream(stream)
+        for number in range(5001):
+            handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "y" * 200, None, None))
+            if number % 1000 == 500:
+                assert path.stat().st_size < 400_000
+    assert path.read_bytes().startswith(b"yyy")
+    handler = logs.BoundedStream(io.StringIO())
+    for _ in range(2000):
+        handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "z", None, None))

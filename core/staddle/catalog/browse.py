@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from staddle.catalog.globs import glob_regex
 from staddle.errors import NotFound
 
 LIST_ROWS = 100_000
@@ -57,6 +58,13 @@ class SegmentOf(msgspec.Struct, frozen=True):
     ordinal: int
     manifest: bytes
     ingested: bool
+
+
+class FilePage(msgspec.Struct, frozen=True):
+    """A page of paths; `after` is where the next one begins, empty at the end."""
+
+    paths: list[bytes]
+    after: bytes
 
 
 class Browser(ABC):
@@ -109,11 +117,12 @@ class Browser(ABC):
             limit: most entries.
         """
         subject = "join_path(d.path, f.name)" if "/" in pattern else "f.name"
-        test = f"{subject} GLOB ?" if _GLOB & set(pattern) else f"contains({subject}, ?)"
+        is_glob = bool(_GLOB & set(pattern))
+        test = f"regexp_full_match({subject}, ?)" if is_glob else f"contains({subject}, ?)"
         of_backup, parameters = ("", []) if backup is None else ("f.backup = ? AND ", [backup])
         rows = self._rows(
             f"SELECT {_COLUMNS} FROM files f {_JOINS} WHERE {of_backup}{_WHOLE} AND {test} LIMIT ?",  # noqa: S608 - values are parameters
-            [*parameters, pattern, limit],
+            [*parameters, glob_regex(pattern) if is_glob else pattern, limit],
         )
         return sorted(map(_entry, rows), key=lambda entry: (entry.backup, entry.path))
 
@@ -141,6 +150,44 @@ class Browser(ABC):
             [backup, [path.decode(errors="replace") for path in hit], limit],
         )
         return sorted({*hit, *(row[0] for row in linked)})[:limit]
+
+    def files_lost(self, backup: int, objects: Sequence[bytes], after: bytes, limit: int) -> FilePage:
+        """Paths of files that need any of these containers or manifests, ascending, after a path.
+
+        Hard links come right behind the file that they are links to; one whose own manifest is among the
+        objects may come twice.
+        """
+        wanted = [each.hex() for each in objects]
+        rows = self._rows(
+            "WITH hit AS (SELECT container_no FROM container_ids WHERE list_contains(?, container)), "
+            "whole AS (SELECT manifest_no FROM manifests WHERE backup = ? AND list_contains(?, manifest)), "
+            "parts AS (SELECT DISTINCT m.manifest_no FROM refs r "
+            "  JOIN segments s USING (backup, stream, ordinal) JOIN manifests m USING (manifest) "
+            "  WHERE r.backup = ? AND r.container_no IN (FROM hit)), "
+            "runs AS (SELECT dir_no, name, name_raw, unnest(runs) AS run FROM files "
+            "  WHERE backup = ? AND manifest_no IN (FROM parts)), "
+            "named AS (SELECT dir_no, name, name_raw FROM runs WHERE run.c IN (FROM hit) UNION "
+            "  SELECT dir_no, name, name_raw FROM files "
+            "  WHERE backup = ? AND type <> 2 AND manifest_no IN (FROM whole)), "
+            "paths AS (SELECT DISTINCT join_path_raw(d.path, d.path_raw, n.name, n.name_raw) AS path "
+            "  FROM named n JOIN dirs d USING (dir_no)) "
+            "SELECT path FROM paths WHERE path > ? ORDER BY path LIMIT ?",
+            [wanted, backup, wanted, backup, backup, backup, after, limit],
+        )
+        hit = [row[0] for row in rows]
+        linked = self._rows(
+            "SELECT f.link, join_path_raw(d.path, d.path_raw, f.name, f.name_raw) AS path "
+            "FROM files f JOIN dirs d USING (dir_no) "
+            "WHERE f.backup = ? AND f.type = 4 AND list_contains(?, f.link) ORDER BY path",
+            [backup, [path.decode(errors="replace") for path in hit]],
+        )
+        links: dict[str, list[bytes]] = {}
+        for target, path in linked:
+            links.setdefault(target, []).append(path)
+        paths: list[bytes] = []
+        for path in hit:
+            paths += [path, *links.pop(path.decode(errors="replace"), [])]
+        return FilePage(paths, hit[-1] if len(hit) == limit else b"")
 
     def manifests_of(self, backup: int) -> list[SegmentOf]:
         """The committed segments of a backup, by stream and ordinal. Raises NotFound."""

@@ -25,7 +25,7 @@ from staddle.catalog.ingest import directory_rows, file_rows
 from staddle.catalog.projection import project, references
 from staddle.catalog.readonly import run_query
 from staddle.engine.state import GridState
-from staddle.errors import Corrupt, Fenced, Locked, NewerFormat, NotFound
+from staddle.errors import Corrupt, Fenced, Locked, NewerFormat, NotFound, StaddleError
 from staddle.platform.durable import datasync, fsync_dir
 
 SCHEMA_VERSION = 1
@@ -253,9 +253,16 @@ class DuckCatalog(Browser):
         return findings(self._rows)
 
     def snapshot(self, path: str) -> int:
-        """Write a consistent copy to `path`, durably; its applied LSN. Raises OSError."""
+        """Write a consistent copy to `path`, durably; its applied LSN. Raises StaddleError."""
         with self._offline():
-            _copy_durable(self._path, path)
+            try:
+                _copy_durable(self._path, path)
+            except OSError as error:
+                raise StaddleError(
+                    f"cannot write the snapshot {path}: {(error.strerror or str(error)).lower()}",
+                    hint="name a file in a directory that the manager's user may write, with room for it",
+                    retry="operator",
+                ) from error
         return self._lsn
 
     def diff(self, other: str) -> list[tuple[str, str, str]]:
@@ -279,10 +286,10 @@ class DuckCatalog(Browser):
         try:
             connection = duckdb.connect(self._path, config=self._settings)
         except duckdb.IOException as error:
-            if "lock" in str(error).lower():
+            if any(words in str(error) for words in _LOCKED):
                 raise Locked(
                     f"catalog {self._path}: another process has it open",
-                    hint="ask the running manager: staddle sql",
+                    hint="end that program; while the manager runs, ask with `staddle sql`",
                 ) from error
             raise _unreadable(self._path, error) from error
         except duckdb.Error as error:
@@ -347,6 +354,10 @@ class DuckCatalog(Browser):
             yield
         finally:
             self._connection = self._open()
+
+
+_LOCKED = ("Could not set lock", "being used by another process")
+"""What the database says on POSIX and on Windows; "block" is what it says of damage."""
 
 
 def open_catalog(path: str, decode_manifest: ManifestDecoder) -> DuckCatalog:

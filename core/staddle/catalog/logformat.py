@@ -29,6 +29,7 @@ from staddle.errors import ConfigError, Corrupt, NewerFormat
 LOG_VERSION = 1
 LOG_MAGIC = b"STADLOG\n"
 FRAME_MAGIC = b"\xf5SLF"
+DAMAGED_HINT = "move the home's manager/ away, then `staddle up` and `staddle catalog rebuild`"
 FRAME_BYTES_MAX = 64 << 20
 """Largest payload. Checked before anything is allocated."""
 
@@ -90,10 +91,10 @@ def decode_header(data: bytes | memoryview, path: str, grid: bytes) -> LogHeader
         ConfigError: of another grid.
     """
     if len(data) < HEADER_BYTES:
-        raise Corrupt(f"op-log file {path}: only {len(data)} bytes", hint="restore it from the newest DR set")
+        raise Corrupt(f"op-log file {path}: only {len(data)} bytes", hint=DAMAGED_HINT)
     magic, version, length, of_grid, epoch, first_lsn, salt = _HEADER.unpack_from(data)
     if magic != LOG_MAGIC:
-        raise Corrupt(f"op-log file {path}: not an op-log file", hint="restore it from the newest DR set")
+        raise Corrupt(f"op-log file {path}: not an op-log file", hint=DAMAGED_HINT)
     if version > LOG_VERSION:
         raise NewerFormat(
             f"op-log file {path} has version {version}, this release reads up to {LOG_VERSION}",
@@ -101,9 +102,7 @@ def decode_header(data: bytes | memoryview, path: str, grid: bytes) -> LogHeader
         )
     check = blake3(data[: _HEADER.size]).digest(length=_CHECK_BYTES)
     if length != HEADER_BYTES or check != bytes(data[_HEADER.size : HEADER_BYTES]):
-        raise Corrupt(
-            f"op-log file {path}: damaged header at offset 0", hint="restore it from the newest DR set"
-        )
+        raise Corrupt(f"op-log file {path}: damaged header at offset 0", hint=DAMAGED_HINT)
     if of_grid != grid:
         raise ConfigError(
             f"op-log file {path} belongs to grid {of_grid.hex()}, this is grid {grid.hex()}",

@@ -13,6 +13,7 @@ import msgspec
 
 from staddle.api.catalog import Record
 from staddle.catalog.logformat import (
+    DAMAGED_HINT,
     HEADER_BYTES,
     LogHeader,
     Tail,
@@ -23,8 +24,6 @@ from staddle.catalog.logformat import (
 )
 from staddle.errors import Corrupt
 from staddle.platform.durable import Files
-
-_HINT = "restore the op-log from the newest DR set, or rebuild the catalog from the media"
 
 
 class LogFile(msgspec.Struct, kw_only=True):
@@ -86,7 +85,7 @@ def scan_log(directory: str, grid: bytes, covered_lsn: int = 0) -> LogScan:
         data = _read(path)
         header = decode_header(data, path, grid)
         if (header.epoch, header.first_lsn) != (epoch, first_lsn):
-            raise Corrupt(f"op-log file {path}: its header belongs to another file", hint=_HINT)
+            raise Corrupt(f"op-log file {path}: its header belongs to another file", hint=DAMAGED_HINT)
         if limit is not None and first_lsn >= limit:
             files.append(
                 LogFile(path=path, header=header, next_lsn=first_lsn, end=HEADER_BYTES, superseded=True)
@@ -94,7 +93,8 @@ def scan_log(directory: str, grid: bytes, covered_lsn: int = 0) -> LogScan:
             continue
         if expected and first_lsn != expected and first_lsn - 1 > covered_lsn:
             raise Corrupt(
-                f"op-log file {path} begins with record {first_lsn}, where {expected} belongs", hint=_HINT
+                f"op-log file {path} begins with record {first_lsn}, where {expected} belongs",
+                hint=DAMAGED_HINT,
             )
         file = _scan_file(data, header, path, limit=limit, last=last)
         files.append(file)
@@ -122,21 +122,29 @@ def read_records(files: list[LogFile], after_lsn: int, upto_lsn: int) -> Iterato
                 if record.lsn >= min(file.next_lsn, upto_lsn + 1):
                     break
                 if record.lsn > expected:
-                    raise Corrupt(f"op-log: record {expected} is missing before {file.path}", hint=_HINT)
+                    raise Corrupt(
+                        f"op-log: record {expected} is missing before {file.path}", hint=DAMAGED_HINT
+                    )
                 if record.lsn == expected:
                     expected += 1
                     yield record
     if expected <= upto_lsn:
-        raise Corrupt(f"op-log: records from {expected} to {upto_lsn} are missing", hint=_HINT)
+        raise Corrupt(f"op-log: records from {expected} to {upto_lsn} are missing", hint=DAMAGED_HINT)
 
 
-def cut_torn(scan: LogScan, files: Files) -> None:
-    """Cut what a crash left behind the last valid frame, durably. Raises OSError."""
+def make_sure(scan: LogScan, files: Files) -> None:
+    """Cut what a crash left behind the last valid frame; durable is then what the scan has found.
+
+    The last file is synced even if it is whole: a process that was killed may have died before its sync, and
+    what builds on its records must not be durable without them. Earlier files were synced before a later one
+    was begun. The names are made sure with the next file's. Raises OSError.
+    """
     for file in scan.files:
-        if file.torn:
+        if file.torn or file is scan.files[-1]:
             fd = files.reopen(file.path)
             try:
-                files.truncate(fd, file.end)
+                if file.torn:
+                    files.truncate(fd, file.end)
                 files.datasync(fd)
             finally:
                 files.close(fd)
@@ -153,7 +161,7 @@ def _scan_file(data: memoryview, header: LogHeader, path: str, *, limit: int | N
         return file  # sealed: whatever a zombie wrote behind it does not count
     tail, offset = judge_tail(data, file.end, header)
     if tail is Tail.DAMAGED or (tail is Tail.TORN and not last):
-        raise Corrupt(f"op-log file {path}: damaged at offset {offset}", hint=_HINT)
+        raise Corrupt(f"op-log file {path}: damaged at offset {offset}", hint=DAMAGED_HINT)
     file.torn = tail is Tail.TORN
     return file
 
@@ -165,7 +173,7 @@ def _check_beginning(files: list[LogFile], covered_lsn: int) -> None:
         raise Corrupt(
             f"op-log file {first.path} begins with record {first.header.first_lsn}, "
             f"and no snapshot verifies that covers what came before",
-            hint=_HINT,
+            hint=DAMAGED_HINT,
         )
 
 

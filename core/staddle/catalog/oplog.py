@@ -30,10 +30,10 @@ from staddle.catalog.logformat import (
     encode_records,
     file_name,
 )
-from staddle.catalog.logrecovery import LogFile, cut_torn, log_names, read_records, scan_log
+from staddle.catalog.logrecovery import LogFile, log_names, make_sure, read_records, scan_log
 from staddle.catalog.snapshots import Snapshot, newest_epoch, verified, write_snapshot
 from staddle.errors import ConfigError, Fenced, StaddleError, Unavailable, UsageError
-from staddle.platform.durable import FILES, Files
+from staddle.platform.durable import FILES, Files, make_directories
 
 SEGMENT_BYTES = 16 << 20
 ROOM_BYTES = 1 << 20
@@ -105,7 +105,7 @@ class OpLog:
         self._sweep()
         newest = next(verified(directory, grid), None)
         scan = scan_log(directory, grid, covered_lsn=newest.lsn if newest else 0)
-        cut_torn(scan, files)
+        make_sure(scan, files)
         self._snapshot_lsn = newest.lsn if newest else 0
         self.first_lsn = scan.first_lsn
         self._logs = scan.files
@@ -345,7 +345,6 @@ class OpLog:
 
     def _make_directory(self) -> None:
         try:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        except FileExistsError as error:
+            make_directories(self._directory)
+        except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(f"op-log: {self._directory} is not a directory") from error
-        self._files_api.sync_dir(os.path.dirname(os.path.abspath(self._directory)))

@@ -26,6 +26,7 @@ METHODS = frozenset(
         "applied_lsn",
         "diff",
         "files_hit",
+        "files_lost",
         "find",
         "ingested",
         "list_directory",

@@ -60,11 +60,16 @@ def run_query(
                 scope="op",
                 outcome="not_done",
             ) from None
-        raise UsageError(f"SQL: {error}", hint=_HINT) from None
+        raise UsageError(f"SQL: {_first_words(error)}", hint=_HINT) from None
     finally:
         timer.cancel()
         cursor.close()
     return QueryResult(columns, [[_plain(value) for value in row] for row in rows[:limit]], len(rows) > limit)
+
+
+def _first_words(error: duckdb.Error) -> str:
+    """The database's message as one line, without the drawing of the query below it."""
+    return " ".join(str(error).split("\n\nLINE ", 1)[0].split())
 
 
 def _check(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -73,12 +78,16 @@ def _check(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise UsageError(f"SQL: {len(sql)} characters, at most {_WORDS_MAX} are taken")
     statements = cursor.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+        if not statements:
+            raise UsageError("SQL: the query is empty", hint=_HINT)
+        kinds = ", ".join(statement.type.name for statement in statements)
         raise UsageError(f"SQL: {kinds} is refused", hint=_HINT)
     serialized = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
     tree = json.loads(serialized)
     if tree.get("error"):
-        raise UsageError(f"SQL: {tree.get('error_message', 'not a SELECT')}", hint=_HINT)
+        raise UsageError(
+            f"SQL: {' '.join(str(tree.get('error_message', 'not a SELECT')).split())}", hint=_HINT
+        )
     for name in _table_functions(tree):
         if name not in TABLE_FUNCTIONS:
             raise UsageError(f"SQL: the table function {name} is refused", hint=_HINT)

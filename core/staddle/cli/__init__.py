@@ -7,12 +7,15 @@ import importlib
 import json
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from staddle import __version__
-from staddle.errors import Cancelled, StaddleError, UsageError
+from staddle.cli import streams
+from staddle.cli.problems import from_bug, from_click, from_os
+from staddle.errors import Cancelled, StaddleError
+from staddle.text import visible
 
 # name -> (module, help line): help is printed from here, without importing the command.
 BARE: dict[str, tuple[str, str]] = {
@@ -42,6 +45,31 @@ NOUNS: dict[str, tuple[str, str]] = {
 
 class LazyGroup(click.Group):
     """A group whose commands are named in a table and imported on use."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but a slip of the pen is told what was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], self.list_commands(ctx), 1)
+            if close:
+                raise click.UsageError(
+                    f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx
+                ) from error
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does, but an interruption is ours to tell."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # the terminal has shown ^C
+            raise Cancelled("interrupted", exit_code=130) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the table's order; plugins' commands are asked for only when one is missing."""
@@ -80,6 +108,16 @@ def cli() -> None:
 
 def fail(error: StaddleError, *, as_json: bool) -> NoReturn:
     """Print one error for a person or a program, and end with its exit code."""
+    try:
+        print_error(error, as_json=as_json)
+        streams.flush()
+    except OSError:  # nobody can be told: the exit code still says it
+        os._exit(error.exit_code)
+    sys.exit(error.exit_code)
+
+
+def print_error(error: StaddleError, *, as_json: bool) -> None:
+    """`staddle: what and where; what to do`, one line. Only a configuration's problems are a line each."""
     if as_json:
         text = {
             "message_type": "exit_error",
@@ -89,11 +127,12 @@ def fail(error: StaddleError, *, as_json: bool) -> NoReturn:
             "exit_code": error.exit_code,
         }
         click.echo(json.dumps(text), err=True)
-    else:
-        click.echo(f"staddle: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
-    sys.exit(error.exit_code)
+        return
+    lines = [visible(line) for line in error.message.split("\n") if line.strip()] or [error.code]
+    if error.hint:
+        lines[-1] += f"; {visible(error.hint)}"
+    for line in lines:
+        click.echo(f"staddle: {line}", err=True)
 
 
 def _start_lightly() -> None:
@@ -107,25 +146,24 @@ def _start_lightly() -> None:
 def main() -> NoReturn:
     """Entry point: every error becomes one message and the right exit code."""
     as_json = "--json" in sys.argv[1:]
-    _start_lightly()
     try:
+        streams.prepare()
+        _start_lightly()
         code = cli.main(standalone_mode=False, prog_name="staddle")
+        streams.flush()
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except (click.Abort, KeyboardInterrupt):
         fail(Cancelled("interrupted", exit_code=130), as_json=as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        if as_json:
-            fail(UsageError(error.format_message(), hint="--help"), as_json=True)
-        error.show()
-        sys.exit(2)
+        fail(from_click(error), as_json=as_json)
     except StaddleError as error:
         fail(error, as_json=as_json)
-    except BrokenPipeError:
-        # The reader of our output went away; nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
-        what = f"{error.strerror or error}" + (f": {error.filename!r}" if error.filename else "")
-        fail(StaddleError(what, hint="check the path and its permissions"), as_json=as_json)
+        fail(from_os(error), as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+        fail(from_bug(error), as_json=as_json)
     sys.exit(code if isinstance(code, int) else 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from staddle.cli.output import path_text, size_text
+from staddle.cli.selecting import chosen, selecting_options
 from staddle.cli.session import grid_options, with_grid
 
 if TYPE_CHECKING:
@@ -21,13 +21,10 @@ _LOST_SHOWN = 20
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--name", required=True, help="What the backups of these paths are called.")
 @click.option("--pool", default="", help="Where to; the default pool if it is not given.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out what matches; may be repeated.")
-@click.option(
-    "--exclude-file", metavar="FILE", help="Patterns from a file, one per line; # begins a comment."
-)
+@selecting_options
 @click.option("--streams", default=1, show_default=True, help="Streams at a time, 1 to 16.")
 @click.option("--full", is_flag=True, help="Read every file, also unchanged ones.")
 @grid_options
@@ -36,16 +33,16 @@ def backup(
     paths: tuple[str, ...],
     name: str,
     pool: str,
-    exclude: tuple[str, ...],
-    exclude_file: str | None,
     streams: int,
     full: bool,
     home: str | None,
     as_json: bool,
+    **selecting: Any,
 ) -> int:
-    """Back up files and directories.
+    """Back up files and directories; or one stream (--stdin), or devices (--image).
 
-    A pattern without `/` is matched against names, one with `/` against paths; `**` crosses directories.
+    A pattern without `/` is matched against names, one with `/` against the ends of paths, one that begins
+    with `/` against whole paths; a part `**` stands for any directories, a `!` before it takes back.
     """
     from staddle.client.backup import BackupOptions
     from staddle.client.progress import Progress
@@ -54,12 +51,7 @@ def backup(
     if not name:
         raise UsageError("--name is empty", hint="name the backups of these paths, such as `documents`")
     options = BackupOptions(
-        paths=[os.fsencode(path) for path in paths],
-        name=name,
-        pool=pool,
-        exclude=[*exclude, *(_patterns(exclude_file) if exclude_file else [])],
-        streams=streams,
-        full=full,
+        name=name, pool=pool, streams=streams, full=full, **chosen(paths, home, selecting)
     )
     progress = Progress("backup", as_json=as_json)
     summary = with_grid(home, lambda grid: _run(grid, options, progress))
@@ -70,27 +62,16 @@ def backup(
     return exit_code(summary)
 
 
-def _patterns(path: str) -> list[str]:
-    with open(path, "rb") as file:
-        lines = [line.strip() for line in file.read().splitlines()]
-    return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
-
-
 async def _run(grid: GridConnection, options: BackupOptions, progress: Progress) -> Summary:
     from staddle.client.backup import Backup
-    from staddle.client.exclude import Excludes
     from staddle.client.progress import PreScan
-    from staddle.client.scan import absolute, reduce_roots
 
     def on_job(job: int, number: int) -> None:
         if progress.has_bar:
             click.echo(f"job {job}, backup {number}", err=True)
 
     running = Backup(grid, options, progress.tally, on_job)
-    ahead = None
-    if progress.has_bar:
-        roots = reduce_roots([absolute(path) for path in options.paths])
-        ahead = PreScan(roots, Excludes(options.exclude), progress)
+    ahead = PreScan(running.input.sizes(), progress) if progress.has_bar else None
     try:
         async with progress.running():
             return await running.run()
@@ -122,6 +103,7 @@ def summary_document(summary: Summary) -> dict[str, Any]:
         for each in summary.failovers
     ]
     document["lost"] = [path_fields(path) for path in summary.lost]
+    document["left_out"] = [path_fields(path) for path in summary.left_out]
     document["duration_s"] = round(summary.duration_s, 3)
     return {"message_type": "summary", **document}
 
@@ -141,6 +123,8 @@ def _show(summary: Summary) -> None:
         click.echo(f"  {_failover_text(each)}")
     for note in summary.notes:
         click.echo(f"  note: {note}")
+    for path in summary.left_out:
+        click.echo(f"  left out: {path_text(path)} is the grid's own")
     if summary.warnings:
         click.echo(f"  {summary.warnings} warnings: see above")
     if not good and summary.message:

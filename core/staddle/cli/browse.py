@@ -29,6 +29,7 @@ _TYPES = {
     11: "named_stream",
 }
 _DIRECTORY = 2
+_NO_FILES = {9, 10}
 _LETTERS = {2: "d", 3: "l", 5: "p", 6: "s", 7: "b", 8: "c"}
 
 Entry = dict[str, Any]
@@ -105,7 +106,7 @@ def _show_entries(entries: list[Entry], *, as_json: bool, with_backup: bool = Fa
         [
             *([entry["backup"]] if with_backup else []),
             *(_mode(entry), entry["uid"], entry["gid"], entry["size_bytes"], time_text(entry["mtime_ns"])),
-            path_text(entry["path"]) + (f" -> {entry['link']}" if entry["link"] else ""),
+            path_text(entry["path"]) + _addition(entry),
         ]
         for entry in entries
     ]
@@ -115,6 +116,13 @@ def _show_entries(entries: list[Entry], *, as_json: bool, with_backup: bool = Fa
 
 def _mode(entry: Entry) -> str:
     return _LETTERS.get(entry["type"], "-") + stat.filemode(entry["mode"])[1:]
+
+
+def _addition(entry: Entry) -> str:
+    """What follows the path: where a link leads, or that the content is no file's."""
+    if entry["link"]:
+        return f" -> {entry['link']}"
+    return f" ({_TYPES[entry['type']]})" if entry["type"] in _NO_FILES else ""
 
 
 def _document(entry: Entry) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def diff(file_a: str, file_b: str, as_json: bool) -> int:
         rows = [(what, sides[side], row) for what, side, row in catalog_diff(file_a, file_b)]
     except duckdb.Error as error:
         raise UsageError(
-            f"{file_a} and {file_b} can't be compared: {str(error).splitlines()[0]}",
-            hint="both must be files written by `staddle catalog snapshot`",
+            f"{file_a} and {file_b} can't be compared: one of them is no catalog of this release",
+            hint="name two files written by `staddle catalog snapshot`",
         ) from error
     if as_json:
         dump([{"table": what, "only_in": side, "row": row} for what, side, row in rows])

@@ -8,7 +8,7 @@ import os
 import click
 
 from staddle.cli.session import dump, grid_options, with_grid
-from staddle.errors import Locked, UsageError
+from staddle.errors import UsageError
 
 
 @click.group()
@@ -19,7 +19,12 @@ def client() -> None:
 @client.command("token")
 @click.argument("name")
 @click.option(
-    "--valid", default=3600.0, show_default=True, metavar="SECONDS", help="How long it may be used."
+    "--valid",
+    type=click.FloatRange(1, 30 * 86400),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it may be used, up to 30 days.",
 )
 @grid_options
 def token(name: str, valid: float, home: str | None, as_json: bool) -> None:
@@ -44,30 +49,16 @@ def token(name: str, valid: float, home: str | None, as_json: bool) -> None:
 @click.option("--manager", metavar="HOST:PORT", help="The manager, if it is not reached as the token says.")
 def join(token: str, directory: str | None, manager: str | None) -> None:
     """Join the grid that made TOKEN. Then `staddle backup` and the others work on this host."""
-    from staddle.client.connection import CLIENT_NAME, JoinedClient, client_directory
+    from staddle.client.connection import client_directory
+    from staddle.client.joining import membership
     from staddle.wire.join import join as join_grid
-    from staddle.wire.pki import write_credentials, write_private
 
     text, _, where = token.strip().partition("@")
     address = manager or where
     if not address:
         raise UsageError("the token does not say where the manager is", hint="add --manager HOST:PORT")
     target = os.path.abspath(directory or client_directory())
-    settings = os.path.join(target, CLIENT_NAME)
-    if os.path.exists(settings):
-        raise Locked(f"{settings} exists: this host has joined a grid already", hint="take another --dir")
     url = f"tcp://{address}"
-    joined = asyncio.run(join_grid(url, text))
-    write_credentials(target, joined.ca_pem, joined.issued)
-    table = JoinedClient(name=joined.token.name, grid=joined.token.grid.hex(), managers=[url])
-    write_private(settings, _toml(table).encode())
+    with membership(target) as keep:
+        table = keep(asyncio.run(join_grid(url, text)), url)
     click.echo(f"{table.name} has joined; its keys are in {target}")
-
-
-def _toml(table: object) -> str:
-    import json
-
-    import msgspec
-
-    fields = msgspec.to_builtins(table)
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 
 import click
+
+from staddle.errors import NotFound
 
 
 @click.command()
@@ -21,6 +24,9 @@ def demo(source: str | None, as_json: bool) -> None:
     without Staddle. Exit 1 if a fault did not bite or anything differs.
     """
     from staddle.demo.run import run
+
+    if source is not None and not os.path.isdir(source):
+        raise NotFound(f"--source {source}: no such directory", hint="name a tree with at least 16 MiB")
 
     summary = run(source or sysconfig.get_paths()["stdlib"], lambda text: click.echo(text, err=as_json))
     if as_json:

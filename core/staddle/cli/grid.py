@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from staddle.cli.output import size_text, table
+from staddle.cli.output import size_text, table, visible
+from staddle.cli.problems import from_os
+from staddle.cli.verify import damage_lines
 from staddle.errors import StaddleError
 
 if TYPE_CHECKING:
@@ -39,7 +42,10 @@ def init(home: str | None, agents: int, as_json: bool) -> None:
     from staddle.ids import Ids
 
     where = os.path.abspath(home or os.path.join(os.path.expanduser("~"), ".staddle"))
-    recovery = initialise(where, agents, Ids())
+    try:
+        recovery = initialise(where, agents, Ids())
+    except OSError as error:
+        raise from_os(error, error.filename or where) from error
     if as_json:
         click.echo(json.dumps({"home": where, "agents": agents, "recovery_key": recovery}))
         return
@@ -59,6 +65,7 @@ def up(home: str | None, as_json: bool) -> None:
     from staddle.daemon.supervise import start_missing
 
     settings = load(home_from_environment(home))
+    _check_media(settings)
     started = start_missing(settings)
     away = asyncio.run(_await_usable(settings))
     if as_json:
@@ -69,9 +76,23 @@ def up(home: str | None, as_json: bool) -> None:
         if not started:
             click.echo("everything runs already")
     for line in away:
-        click.echo(line, err=True)
+        click.echo(f"staddle: {visible(line)}", err=True)
     if away and not started:
-        click.echo("after a change of staddle.toml: `staddle down`, then `staddle up`", err=True)
+        click.echo("staddle: after a change of staddle.toml: `staddle down`, then `staddle up`", err=True)
+
+
+def _check_media(settings: Settings) -> None:
+    """A slip in a medium's table is told before anything starts. Raises ConfigError.
+
+    What is wrong with a plugin is that medium's trouble alone: the others can work.
+    """
+    from staddle.errors import PluginError
+    from staddle.plugins import PluginRegistry
+
+    registry = PluginRegistry()
+    for name in settings.medium:
+        with contextlib.suppress(PluginError):
+            settings.medium_config(name, registry)
 
 
 async def _await_usable(settings: Settings) -> list[str]:
@@ -132,11 +153,13 @@ def status(home: str | None, as_json: bool) -> None:
     table(["medium", "state", "plugin", "free", "path"], rows)
     if manager["state"] in {"down", "silent"}:
         # It is the reason why all of them are unknown: said once.
-        click.echo("the manager does not answer: `staddle up` starts what is missing", err=True)
+        click.echo("staddle: the manager does not answer; `staddle up` starts what is missing", err=True)
         return
     for medium in document["media"]:
-        if medium["message"] and medium["state"] != "up":
-            click.echo(f"{medium['name']}: {medium['message']}", err=True)
+        if medium["message"]:
+            click.echo(f"staddle: medium {medium['name']}: {visible(medium['message'])}", err=True)
+    for line in damage_lines(document):
+        click.echo(f"staddle: {line}", err=True)
 
 
 def _free_text(medium: dict[str, Any]) -> str:
@@ -189,4 +212,5 @@ async def _status(settings: Settings) -> dict[str, Any]:
     ]
     if found:
         media = [msgspec.to_builtins(medium) for medium in found.media]
-    return {"manager": manager, "agents": agents, "media": media}
+    damage = {"damaged": found.damaged if found else 0, "lost": found.lost if found else 0}
+    return {"manager": manager, "agents": agents, "media": media, "damage": damage}

@@ -9,6 +9,7 @@ import click
 
 from staddle.cli.output import size_text, table, time_text
 from staddle.cli.session import dump, grid_options, with_grid
+from staddle.errors import StaddleError
 
 if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
@@ -60,7 +61,7 @@ def show(number: int, home: str | None, as_json: bool) -> None:
         *(("job", row.job), ("backup", row.backup), ("name", row.name), ("client", row.client)),
         *(("pool", row.pool), ("state", row.state), ("started", time_text(row.started_ns))),
         *(("duration", _duration(row)), ("files", _files(row)), ("read", size_text(_bytes(row)))),
-        ("stored", size_text(row.bytes_stored)),
+        *(("stored", size_text(row.bytes_stored)), ("warnings", row.warnings)),
     ]:
         click.echo(f"{name:9} {value}")
     if row.message:
@@ -90,6 +91,10 @@ def cancel(number: int, home: str | None, as_json: bool) -> None:
 
     request = CancelJob(job=number, reason="cancelled by the user")
     state = with_grid(home, lambda grid: grid.manager.call(CANCEL_JOB, request))
+    if state.state in _EXITS:
+        raise StaddleError(
+            f"job {number} has ended before, it is {state.state}", hint="`staddle job list` shows what runs"
+        )
     if as_json:
         dump({"job": state.job, "state": state.state, "message": state.message})
     else:

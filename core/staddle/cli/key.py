@@ -7,6 +7,7 @@ import os
 import click
 
 from staddle.cli.grid import home_option
+from staddle.cli.problems import from_os
 from staddle.errors import Locked, NotFound
 
 
@@ -34,7 +35,10 @@ def export(file: str, home: str | None) -> None:
     text = _recovery(home)
     if os.path.exists(file):
         raise Locked(f"{file} exists already", hint="name a new file: a key is never overwritten")
-    write_private(os.path.abspath(file), text.encode() + b"\n")
+    try:
+        write_private(os.path.abspath(file), text.encode() + b"\n")
+    except OSError as error:
+        raise from_os(error, file) from error
     marker = os.path.join(home_paths(home_from_environment(home)).pki, "recovery.exported")
     write_private(marker, b"exported\n", may_exist=True)
     click.echo(f"The recovery key is in {file}. Move it away from this host.")
@@ -47,5 +51,8 @@ def _recovery(home: str | None) -> str:
 
     found = Identities(load(home_from_environment(home))).recovery_key()
     if found is None:
-        raise NotFound("the recovery key is no longer in this home", hint="it was printed by `staddle init`")
+        raise NotFound(
+            "the recovery key is no longer in this home",
+            hint="it was printed by `staddle init`, and exported to a file",
+        )
     return found.text()

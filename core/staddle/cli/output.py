@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
 
-# Controls, formats (some turn the direction of writing), line and paragraph separators.
-_UNSHOWN = frozenset({"Cc", "Cf", "Zl", "Zp"})
+from staddle.text import visible
+
+__all__ = ["path_text", "size_text", "table", "time_text", "visible"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -35,16 +35,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     click.secho(line(columns), bold=True)
     for row in texts:
         click.echo(line(row))
-
-
-def visible(text: str) -> str:
-    r"""Text with escapes such as `\n` and `\x1b` for what would break the line or command the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSHOWN else char
-        for char in text
-    )
 
 
 def size_text(count: float) -> str:

@@ -63,12 +63,14 @@ def prune(
     else:
         _show(done, really=really)
     for number in done.held:
-        click.echo(f"staddle: backup {number} stays: a running job builds on it", err=True)
-        click.echo("  prune it when that job has ended; see `staddle job list`", err=True)
+        click.echo(
+            f"staddle: backup {number} stays: a running job builds on it; "
+            "prune it when that job has ended (`staddle job list`)",
+            err=True,
+        )
     if really or dry_run or not done.backups:
         return _WARNINGS if done.held else 0
-    click.echo("staddle: nothing was removed", err=True)
-    click.echo("  add --yes to remove it", err=True)
+    click.echo("staddle: nothing was removed; add --yes to remove it", err=True)
     return _USAGE
 
 

@@ -2,53 +2,144 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from staddle.cli.output import size_text
+from staddle.cli.output import size_text, visible
 from staddle.cli.session import grid_options, with_grid
 
 if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
+    from staddle.client.policy import Item
     from staddle.client.progress import Progress
     from staddle.client.restore import RestoreOptions, RestoreSummary
 
 _INTEGRITY = 13
+_POLICIES = ("always", "if-changed", "if-newer", "never")
 
 
 @click.command()
 @click.argument("backup")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--to", "target", required=True, metavar="DIR", help="The full source path appears below it.")
+@click.option(
+    "--to", "target", metavar="DIR", help="The full source path appears below it; `-`: one file to stdout."
+)
+@click.option("--in-place", is_flag=True, help="Restore to the original paths.")
+@click.option("--onto", metavar="DEVICE_OR_FILE", help="Write the content of one file or image onto it.")
 @click.option("--name", default="", help="With `latest`: the newest backup of this name.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(_POLICIES),
+    default="if-changed",
+    show_default=True,
+    help="Which existing files are replaced: if-changed compares kind, size and time.",
+)
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only what a pattern matches; repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Not what a pattern matches; repeatable.")
+@click.option("--delete", is_flag=True, help="Delete from restored directories what the backup has not.")
+@click.option("--dry-run", is_flag=True, help="Change nothing, say what would be done.")
+@click.option("--owner-map", multiple=True, metavar="FROM:TO", help="Give a user's files to another one.")
+@click.option("--group-map", multiple=True, metavar="FROM:TO", help="The same for a group.")
+@click.option("--numeric-ids", is_flag=True, help="Owners by number, also where their names are known.")
+@click.option("--no-owner", is_flag=True, help="Everything belongs to the user who restores.")
+@click.option("-v", "--verbose", is_flag=True, help="A line for each thing done.")
+@click.option("--yes", is_flag=True, help="Do delete; without it --delete needs --dry-run.")
 @grid_options
-def restore(
-    *, backup: str, paths: tuple[str, ...], target: str, name: str, home: str | None, as_json: bool
-) -> int:
+def restore(*, home: str | None, as_json: bool, **given: Any) -> int:
     """Restore BACKUP (a number, or `latest`), or only some paths of it and what is below them.
 
-    What is at --to already stays, but files of the backup replace files of the same path.
+    What is at the target already stays, but files of the backup replace others of the same path as
+    --overwrite says. See docs/restore.md.
     """
     from staddle.client.progress import Progress
-    from staddle.client.restore import RestoreOptions
-    from staddle.client.scan import absolute
 
-    options = RestoreOptions(
-        target=absolute(target),
-        backup=backup_number(backup, name),
-        name=name,
-        paths=[absolute(path) for path in paths],
-    )
+    options = _options(given, home)
+    if options.onto == b"-":
+        _check_stdout(as_json=as_json, verbose=given["verbose"])
     progress = Progress("restore", as_json=as_json)
-    summary = with_grid(home, lambda grid: _run(grid, options, progress))
+    itemized = given["verbose"] or options.dry_run
+    summary = with_grid(home, lambda grid: _run(grid, options, progress, itemized=itemized))
     if as_json:
         progress.line(summary_document(summary))
     else:
-        _show(summary, os.fsdecode(options.target))
+        _show(summary, options)
     return exit_code(summary)
+
+
+def _options(given: dict[str, Any], home: str | None) -> RestoreOptions:
+    """What the command line says. Raises UsageError where it contradicts itself."""
+    from staddle.client.owners import OwnerOptions
+    from staddle.client.policy import Overwrite
+    from staddle.client.restore import RestoreOptions
+    from staddle.client.scan import absolute
+    from staddle.errors import UsageError
+
+    target, onto = given["target"], given["onto"]
+    if target == "-":
+        target, onto = None, "-"
+    if sum((target is not None, onto is not None, given["in_place"])) != 1:
+        raise UsageError(
+            "give one of --to, --in-place and --onto",
+            hint="`--to DIR` restores below a directory, `--in-place` to the original paths",
+        )
+    if given["delete"] and not (given["yes"] or given["dry_run"]):
+        raise UsageError(
+            "--delete removes files that the backup has not",
+            hint="look with --dry-run first, then confirm with --yes",
+        )
+    if given["no_owner"] and (given["owner_map"] or given["group_map"] or given["numeric_ids"]):
+        raise UsageError(
+            "--no-owner leaves nothing to --owner-map, --group-map and --numeric-ids",
+            hint="leave one of them out",
+        )
+    return RestoreOptions(
+        target=b"/" if given["in_place"] else absolute(target) if target is not None else b"",
+        backup=backup_number(given["backup"], given["name"]),
+        name=given["name"],
+        paths=[absolute(path) for path in given["paths"]],
+        overwrite=Overwrite(given["overwrite"]),
+        in_place=given["in_place"],
+        delete=given["delete"],
+        dry_run=given["dry_run"],
+        include=list(given["include"]),
+        exclude=list(given["exclude"]),
+        owners=OwnerOptions(
+            given["owner_map"], given["group_map"], numeric=given["numeric_ids"], none=given["no_owner"]
+        ),
+        onto=b"-" if onto == "-" else absolute(onto) if onto is not None else b"",
+        protected=_protected(home),
+    )
+
+
+def _protected(home: str | None) -> list[bytes]:
+    """The directories of this system's own grid, and of this client."""
+    from staddle.client.connection import client_directory, home_from_environment
+    from staddle.client.scan import absolute
+    from staddle.errors import StaddleError
+
+    found = [client_directory()]
+    with contextlib.suppress(StaddleError):
+        found.append(home_from_environment(home))
+    return [absolute(each) for each in found if each and os.path.isdir(each)]
+
+
+def _check_stdout(*, as_json: bool, verbose: bool) -> None:
+    from staddle.errors import UsageError
+
+    if as_json or verbose:
+        raise UsageError(
+            "with `--to -` standard output is the file's content", hint="leave out --json and --verbose"
+        )
+    if sys.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal, and a file's content may be anything",
+            hint="redirect it: `staddle restore … --to - > FILE`",
+        )
 
 
 def backup_number(text: str, name: str) -> int:
@@ -64,11 +155,23 @@ def backup_number(text: str, name: str) -> int:
     return int(text)
 
 
-async def _run(grid: GridConnection, options: RestoreOptions, progress: Progress) -> RestoreSummary:
+async def _run(
+    grid: GridConnection, options: RestoreOptions, progress: Progress, *, itemized: bool
+) -> RestoreSummary:
+    from staddle.client.progress import path_fields
     from staddle.client.restore import Restore
 
+    def show(item: Item) -> None:
+        fields = path_fields(item.path)
+        if progress.as_json:
+            action = {"message_type": "item", "action": item.action.value, **fields}
+            progress.line({**action, "size_bytes": item.size_bytes})
+        else:
+            click.echo(f"{item.action.value:<8}{visible(fields['path'])}")
+
+    restore = Restore(grid, options, progress.tally, progress.lost, show if itemized else None)
     async with progress.running():
-        return await Restore(grid, options, progress.tally, progress.lost).run()
+        return await restore.run()
 
 
 def exit_code(summary: RestoreSummary) -> int:
@@ -88,12 +191,28 @@ def summary_document(summary: RestoreSummary) -> dict[str, Any]:
     return {"message_type": "summary", **document}
 
 
-def _show(summary: RestoreSummary, target: str) -> None:
+def _show(summary: RestoreSummary, options: RestoreOptions) -> None:
+    """What was done, for people; on stderr where stdout is the content."""
+    err = options.onto == b"-"
+    where = "its place" if options.in_place else os.fsdecode(options.onto or options.target)
+    would = "would be" if summary.dry_run else "is"
     click.echo(
-        f"backup {summary.backup} ({summary.name}) is restored to {target}: {summary.files} files and "
-        f"{summary.dirs} directories, {size_text(summary.bytes_restored)} in {summary.duration_s:.1f} s"
+        f"backup {summary.backup} ({summary.name}) {would} restored to {where}: {summary.files} files and "
+        f"{summary.dirs} directories, {size_text(summary.bytes_restored)} in {summary.duration_s:.1f} s",
+        err=err,
     )
+    if summary.unchanged:
+        click.echo(
+            f"  {summary.unchanged} were there already, of the same size and time, and were not read again "
+            "(--overwrite always does)"
+        )
+    if summary.kept:
+        click.echo(f"  {summary.kept} were left as they are (--overwrite {options.overwrite})")
+    if summary.deleted:
+        click.echo(f"  {summary.deleted} {'would be' if summary.dry_run else 'were'} deleted")
+    for note in summary.notes:
+        click.echo(f"  note: {visible(note)}", err=err)
     if summary.warnings:
-        click.echo(f"  {summary.warnings} warnings: see above")
+        click.echo(f"  {summary.warnings} warnings: see above", err=err)
     if summary.lost_count:
         click.echo(f"  {summary.lost_count} files are not restored: their content can't be had", err=True)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from staddle.client.base import BaseIndex
 from staddle.client.connection import GridConnection
 from staddle.client.exclude import Excludes
+from staddle.client.inputs import Images, Input, Stream, Trees
 from staddle.client.reader import BackupReader
-from staddle.client.scan import absolute, check_root, reduce_roots, scan
-from staddle.client.source import Source
+from staddle.client.resume import Claim, Taken, take_over
+from staddle.client.scan import NO_RULES, Rules
 from staddle.client.stream import StreamDriver
-from staddle.client.units import Tally, Units
+from staddle.client.units import Tally
 from staddle.engine.messages import CancelJob, CreateJob, FinishJob
 from staddle.engine.sender import StreamSender
 from staddle.engine.window import SenderLimits
@@ -41,14 +42,43 @@ _USABLE_BATCH = 4096
 
 @dataclass
 class BackupOptions:
-    """What the user asked for."""
+    """What the user asked for: files, or one stream, or images.
+
+    Attributes:
+        paths: files and directories; each must exist.
+        listed: the same from a list: one that does not exist is a warning.
+        name: of the backups.
+        pool: where to; empty for the default.
+        exclude: patterns. iexclude: patterns that ignore case.
+        rules: what else is left out.
+        streams: at a time, 1 to STREAMS_MAX.
+        full: read every file.
+        stdin: name of a stream. command: whose output it is; None for standard input.
+        images: devices and disk images.
+    """
 
     paths: list[bytes]
     name: str
     pool: str = ""
     exclude: list[str] = field(default_factory=list)
+    iexclude: list[str] = field(default_factory=list)
+    rules: Rules = NO_RULES
+    listed: list[bytes] = field(default_factory=list)
     streams: int = 1
     full: bool = False
+    stdin: str | None = None
+    command: list[str] | None = None
+    images: list[bytes] = field(default_factory=list)
+
+
+def input_of(options: BackupOptions, tally: Tally) -> Input:
+    """What the options say is to be read. Raises NotFound, UsageError."""
+    if options.stdin is not None:
+        return Stream(options.stdin, options.command, tally)
+    if options.images:
+        return Images(options.images, tally)
+    excludes = Excludes(options.exclude, options.iexclude)
+    return Trees(options.paths, options.listed, excludes, options.rules, tally)
 
 
 @dataclass
@@ -85,6 +115,7 @@ class Summary:
     notes: list[str]
     lost: list[bytes]
     lost_count: int
+    left_out: list[bytes] = field(default_factory=list)
 
 
 class Backup:
@@ -102,26 +133,35 @@ class Backup:
             raise UsageError(f"--streams {options.streams}: between 1 and {STREAMS_MAX}")
         self._grid = grid
         self._options = options
-        self._roots = reduce_roots([absolute(path) for path in options.paths])
-        self._excludes = Excludes(options.exclude)
         self.tally = tally
+        self.input = input_of(options, tally)
         self._on_job = on_job
         self._drivers: list[StreamDriver] = []
         self._session = secrets.token_bytes(16)
         self._job = 0
+        self._taken: Taken | None = None
 
     async def run(self) -> Summary:
         """To the end. Raises StaddleError when the job failed or was cancelled."""
         started = time.monotonic()
-        for root in self._roots:
-            check_root(root)  # before the job: a mistake leaves nothing behind
-        opened = await self._create()
+        self.input.check()
+        what = [self.input.roots, self._options] if self.input.resumable else None
+        claim = await asyncio.to_thread(Claim, self._grid.settings, what)
+        try:
+            return await self._run(claim, started)
+        finally:
+            claim.close()
+
+    async def _run(self, claim: Claim, started: float) -> Summary:
+        opened = await self._create(claim)
         self._job = opened.created.job
         if self._on_job is not None:
             self._on_job(self._job, opened.created.backup)
         try:
-            base = await self._base(opened)
             async with self._lease(opened.lease_s):
+                base = await self._base(opened)
+                if claim.earlier and opened.created.repeat:
+                    self._taken = await take_over(self._grid, opened, self._session, self.tally)
                 await self._streams(opened, base)
                 finished = await self._finish()
         except BaseException as error:
@@ -129,23 +169,29 @@ class Backup:
             raise
         return self._summary(opened, finished, time.monotonic() - started)
 
-    async def _create(self) -> JobOpened:
+    async def _create(self, claim: Claim) -> JobOpened:
+        """The job: a new one, or that of a process that was killed, if it still runs."""
         request = CreateJob(
-            request=secrets.token_bytes(16),
+            request=claim.request,
+            resume=claim.earlier,
             session=self._session,
             client=self._grid.settings.host,
             name=self._options.name,
-            roots=self._roots,
+            roots=self.input.roots,
             pool=self._options.pool,
-            streams=self._options.streams,
+            streams=min(self._options.streams, self.input.streams_max),
         )
-        return await self._grid.manager.call_patiently(CREATE_JOB, request, patience_s=10.0)
+        opened = await self._grid.manager.call_patiently(CREATE_JOB, request, patience_s=10.0)
+        if claim.earlier and opened.created.state != "running":
+            claim.anew()
+            return await self._create(claim)
+        return opened
 
     async def _base(self, opened: JobOpened) -> BaseIndex:
         """The base's index; an empty one where there is none or it can't be read now."""
         index = BaseIndex(opened.base_started_ns)
         number = opened.created.base_backup
-        if not number or self._options.full:
+        if not number or self._options.full or not self.input.needs_base:
             return index
         try:
             async with (
@@ -153,7 +199,7 @@ class Backup:
                 contextlib.aclosing(reader.manifests()) as manifests,
             ):
                 async for manifest in manifests:
-                    index.add(manifest)
+                    await asyncio.to_thread(index.add, manifest)
             unusable = await self._unusable(opened.pool, index.containers())
         except StaddleError as error:
             # Reading all files again is slower, never wrong.
@@ -173,12 +219,12 @@ class Backup:
         return set(containers) - usable
 
     async def _streams(self, opened: JobOpened, base: BaseIndex) -> None:
-        source = Source(base, self.tally)
-        units = Units(scan(self._roots, self._excludes, self.tally.warn))
+        source, feeds = self.input.feeds(opened.created.streams, base, self._taken)
         limits = SenderLimits(window_bytes_max=2 * opened.segment_bytes + (8 << 20))
-        for number in range(opened.created.streams):
-            sender = StreamSender(self._job, number, limits, session=self._session)
-            records = source.records(units)
+        for number, records in enumerate(feeds):
+            sender = StreamSender(
+                self._job, number, limits, session=self._session, resume=self._taken is not None
+            )
             driver = StreamDriver(sender, source, records, self._grid.manager, self._grid.dial)
             self._drivers.append(driver)
         async with asyncio.TaskGroup() as group:
@@ -257,6 +303,7 @@ class Backup:
             notes=list(finished.notes),
             lost=list(finished.lost),
             lost_count=finished.lost_count,
+            left_out=list(self.input.left_out),
         )
 
 

@@ -2,8 +2,8 @@
 
 A file is not read again when its path, size, times and inode are those of a row of a *sealed* base of the
 same client and roots, its change time is older than that scan by the file system's granularity, and no
-warning stood on it. What the index keeps of a row is 68 bytes; paths are kept as hashes only, for a row must
-match in inode and change time too.
+warning stood on it. What the index keeps of a row is 72 bytes and its further metadata; paths are kept as
+hashes only, for a row must match in inode and change time too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from staddle.client.attributes import clamp_ns
 from staddle.client.scan import Found
 from staddle.data.manifest import ZERO_REGION, EntryFlag, EntryType, Manifest
 
 _SPOILED = EntryFlag.CHANGED | EntryFlag.ERROR
+# Plain numbers: a comparison with a member of an enum takes ten times as long.
+_PART, _LAST, _SPARSE = int(EntryFlag.PART), int(EntryFlag.LAST), int(EntryFlag.SPARSE)
 _SECOND_NS = 1_000_000_000
 _COARSE_NS = 2 * _SECOND_NS
 """Granularity of file systems whose times are whole seconds (FAT: two)."""
@@ -26,21 +29,43 @@ _FINE_NS = 20_000_000
 
 
 class BaseRow(NamedTuple):
-    """A row of the base: index of its manifest, its number there, where in the file its content begins."""
+    """A row of the base that holds content of a file.
+
+    Attributes:
+        manifest: index of its manifest.
+        row: its number there.
+        offset: where in the file its content begins.
+        last: nothing follows of this file.
+        sparse: zero regions are holes.
+        extra: the file's further metadata, packed; empty if there is none, and but on the last row.
+    """
 
     manifest: int
     row: int
     offset: int
     last: bool
+    sparse: bool
+    extra: bytes
 
 
 class _Segment(NamedTuple):
-    """What is kept of one base manifest to know which rows lie in which containers."""
+    """What is kept of one base manifest to know which rows lie in which containers, and further metadata.
+
+    `extra` is per row an index into `extra_ends`, which cuts `extras`: one object, not a million.
+    """
 
     chunk_first: NDArray[np.uint32]
     chunk_count: NDArray[np.uint32]
     container: NDArray[np.uint32]
     containers: list[bytes]
+    extra: NDArray[np.uint32]
+    extra_ends: NDArray[np.uint32]
+    extras: bytes
+
+    def extra_of(self, row: int) -> bytes:
+        """Packed further metadata of a row."""
+        at = int(self.extra[row])
+        return self.extras[int(self.extra_ends[at - 1]) : int(self.extra_ends[at])] if at else b""
 
 
 class BaseIndex:
@@ -73,8 +98,17 @@ class BaseIndex:
         part["row"] = rows.astype(np.uint32)
         self._parts.append(part)
         chunks = manifest.chunks
+        lengths = [0, *map(len, entries.extras)]
         self._segments.append(
-            _Segment(manifest.chunk_first, manifest.chunk_count, chunks.container.copy(), chunks.containers)
+            _Segment(
+                manifest.chunk_first,
+                manifest.chunk_count,
+                chunks.container.copy(),
+                chunks.containers,
+                columns["extra"].copy(),
+                np.cumsum(lengths, dtype=np.uint32),
+                b"".join(entries.extras),
+            )
         )
 
     def containers(self) -> list[bytes]:
@@ -84,13 +118,15 @@ class BaseIndex:
     def build(self, unusable: Iterable[bytes] = ()) -> None:
         """Sort what was added. Rows that lie in an `unusable` container are left out (G1)."""
         if self._parts:
-            names = list(self._parts[0])
-            joined = {name: np.concatenate([part[name] for part in self._parts]) for name in names}
+            parts, self._parts = self._parts, []
+            # Column by column, each given up as it is joined: all twice is too much for millions of files.
+            key, offset = (np.concatenate([part.pop(name) for part in parts]) for name in ("key", "offset"))
             # Parts of one file stay in the order of their offsets: the sort is stable.
-            order = np.lexsort((joined["offset"], joined["key"]))
-            self._columns = {name: values[order] for name, values in joined.items()}
-            self._keys = self._columns.pop("key")
-            self._parts = []
+            order = np.lexsort((offset, key))
+            self._keys, self._columns = key[order], {"offset": offset[order]}
+            del key, offset
+            for name in list(parts[0]):
+                self._columns[name] = np.concatenate([part.pop(name) for part in parts])[order]
         self.exclude(unusable)
 
     def exclude(self, bad: Iterable[bytes]) -> None:
@@ -125,8 +161,8 @@ class BaseIndex:
         for at in range(lower, upper):
             if (
                 int(columns["size"][at]) != status.st_size
-                or int(columns["mtime_ns"][at]) != status.st_mtime_ns
-                or int(columns["ctime_ns"][at]) != status.st_ctime_ns
+                or int(columns["mtime_ns"][at]) != clamp_ns(status.st_mtime_ns)
+                or int(columns["ctime_ns"][at]) != clamp_ns(status.st_ctime_ns)
                 or int(columns["inode"][at]) != status.st_ino
             ):
                 # The parts of a file but the last carry what was known before the reading ended.
@@ -134,14 +170,14 @@ class BaseIndex:
             manifest, row = int(columns["manifest"][at]), int(columns["row"][at])
             if self._unusable[manifest][row]:
                 return []
+            end_before = end
             if int(columns["offset"][at]) != end:
                 return []  # a hash that two paths share, or a part that is missing
             end += int(columns["length"][at])
             flags = int(columns["flags"][at])
-            whole = not flags & EntryFlag.PART
-            rows.append(
-                BaseRow(manifest, row, int(columns["offset"][at]), whole or bool(flags & EntryFlag.LAST))
-            )
+            last = not flags & _PART or bool(flags & _LAST)
+            extra = self._segments[manifest].extra_of(row) if last else b""
+            rows.append(BaseRow(manifest, row, end_before, last, bool(flags & _SPARSE), extra))
         complete = end == status.st_size and rows[-1].last and sum(row.last for row in rows) == 1
         return rows if complete else []
 

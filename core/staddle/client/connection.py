@@ -6,17 +6,18 @@ import os
 import socket
 import sys
 from typing import Self
-from urllib.parse import urlsplit
 
 import msgspec
 
 from staddle.api.transport import Credentials
 from staddle.config import home_paths, load
-from staddle.errors import ConfigError, PathLost, StaddleError
+from staddle.config_model import CONFIG_NAME
+from staddle.errors import ConfigError, Denied, PathLost, StaddleError
 from staddle.wire.endpoint import connect
 from staddle.wire.link import Link
 from staddle.wire.messages import Hello
 from staddle.wire.redial import Redial
+from staddle.wire.schemes import split_url
 
 CONNECT_TIMEOUT_S = 5.0
 CLIENT_NAME = "client.toml"
@@ -40,6 +41,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
         grid: 16-byte grid id.
         manager_urls: tried in this order.
         credentials: certificate for `tcp`.
+        state_dir: where this client keeps what it needs to go on after a crash; "" for nowhere.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     grid: bytes
     manager_urls: list[str]
     credentials: Credentials
+    state_dir: str = ""
 
 
 def host_name() -> str:
@@ -69,7 +72,7 @@ class GridConnection:
         try:
             await self.manager.link(CONNECT_TIMEOUT_S)
         except StaddleError as error:
-            if error.code != "PATH_LOST":
+            if error.code not in {"PATH_LOST", "DEADLINE"}:
                 raise
             raise PathLost(
                 f"the manager does not answer: {error.message}",
@@ -103,7 +106,10 @@ class GridConnection:
 
 def usable(url: str) -> bool:
     """Can this host try the URL: a local socket must be here, and ours to use."""
-    parts = urlsplit(url)
+    try:
+        parts = split_url(url)
+    except ConfigError:
+        return False
     if parts.scheme != "unix":
         return True
     return sys.platform != "win32" and os.access(parts.path, os.R_OK | os.W_OK)
@@ -112,11 +118,17 @@ def usable(url: str) -> bool:
 def home_from_environment(home: str | None) -> str:
     """The grid's home: the option, else STADDLE_HOME, else the user's own. Raises ConfigError for none."""
     chosen = home or os.environ.get("STADDLE_HOME") or os.path.join(os.path.expanduser("~"), ".staddle")
-    if not os.path.exists(os.path.join(chosen, "staddle.toml")):
+    try:
+        os.stat(os.path.join(chosen, CONFIG_NAME))
+    except PermissionError as error:
+        raise Denied(
+            f"the grid's home {chosen!r} is closed to this user", hint="run as the user that runs the grid"
+        ) from error
+    except OSError as error:
         raise ConfigError(
             f"there is no grid in {chosen!r}",
             hint="make one with `staddle init --home DIR`, or say where it is with --home or STADDLE_HOME",
-        )
+        ) from error
     return os.path.abspath(chosen)
 
 
@@ -144,20 +156,22 @@ def joined_settings(path: str) -> ClientSettings:
     try:
         with open(path, "rb") as handle:
             table = msgspec.toml.decode(handle.read(), type=JoinedClient)
-    except (OSError, msgspec.MsgspecError) as error:
+            grid = bytes.fromhex(table.grid)
+    except (OSError, ValueError) as error:  # of msgspec, of text that is no UTF-8 or no hex
         raise ConfigError(f"{path}: {error}", hint="join again: `staddle client join`") from error
     directory = os.path.dirname(os.path.abspath(path))
     return ClientSettings(
         name=table.name,
         host=table.name,
         role="client",
-        grid=bytes.fromhex(table.grid),
+        grid=grid,
         manager_urls=table.managers,
         credentials=Credentials(
             ca_file=os.path.join(directory, "ca.crt"),
             cert_file=os.path.join(directory, "own.crt"),
             key_file=os.path.join(directory, "own.key"),
         ),
+        state_dir=directory,
     )
 
 
@@ -180,4 +194,5 @@ def local_settings(home: str) -> ClientSettings:
         grid=bytes.fromhex(settings.grid.id),
         manager_urls=[*urls, settings.manager.listen],
         credentials=credentials,
+        state_dir=paths.run,
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from staddle.client.target import Meta
+from staddle.client.metadata import Meta
 from staddle.data.manifest import ZERO_REGION, Chunks
 
 BATCH_BYTES = 16 << 20
@@ -22,23 +22,27 @@ class FileRow(NamedTuple):
     """A manifest's row with content.
 
     Attributes:
-        path: where it is restored, in the target.
-        source: the path in the backup.
+        path: where it is restored, as a path of the backup.
         meta: what is set at its end.
         size_bytes: of the whole file.
         offset: where in the file this row's content begins.
         last: nothing follows of this file.
         damaged: reading it had failed when it was backed up.
+        sparse: it had holes: runs of zeros are not written.
+        linked: it may have other names.
+        replaces: something had its name.
         chunk_first, chunk_count: its chunk rows.
     """
 
     path: bytes
-    source: bytes
     meta: Meta
     size_bytes: int
     offset: int
     last: bool
     damaged: bool
+    sparse: bool
+    linked: bool
+    replaces: bool
     chunk_first: int
     chunk_count: int
 
@@ -99,14 +103,17 @@ def plan(index: int, chunks: Chunks, files: Iterable[FileRow]) -> Iterator[Batch
         chunks: its chunk rows.
         files: its rows with content, in the order of the manifest.
     """
-    lengths = chunks.lengths.tolist()
-    stored = (chunks.container != ZERO_REGION).tolist()
-    batch, rows = Batch(index, chunks), 0
+    files = list(files)
+    chosen = _chunk_rows(files)
+    lengths = chunks.lengths[chosen].tolist()
+    stored = (chunks.container[chosen] != ZERO_REGION).tolist()
+    batch, rows, at = Batch(index, chunks), 0, 0
     for file in files:
         piece = Piece(file, file.offset, file.offset, opens=True)
         for chunk in range(file.chunk_first, file.chunk_first + file.chunk_count):
-            length = lengths[chunk]
-            if not stored[chunk]:
+            length, is_stored = lengths[at], stored[at]
+            at += 1
+            if not is_stored:
                 piece.end += length
                 continue
             if batch.size_bytes and (batch.size_bytes + length > BATCH_BYTES or rows >= BATCH_ROWS):
@@ -125,3 +132,10 @@ def plan(index: int, chunks: Chunks, files: Iterable[FileRow]) -> Iterator[Batch
             batch, rows = Batch(index, chunks), 0
     if batch.pieces:
         yield batch
+
+
+def _chunk_rows(files: list[FileRow]) -> NDArray[np.int64]:
+    """Numbers of the chunk rows of some files, in order."""
+    first = np.array([file.chunk_first for file in files], np.int64)
+    count = np.array([file.chunk_count for file in files], np.int64)
+    return np.repeat(first - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))

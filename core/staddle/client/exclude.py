@@ -1,94 +1,251 @@
-"""Exclude patterns: which paths a scan leaves out.
+r"""Patterns that leave paths out, in the syntax that restic's users know (docs/backup.md says what differs).
 
-A pattern without `/` is matched against the last name of a path, one with `/` against the whole path or any
-of its ends that begin after a `/`. `*` and `?` do not cross `/`, `**` does. Matching is on bytes, so names
-that are not UTF-8 are matched as they are.
+A pattern is made of parts between `/`. It matches a path whose last parts it fits, each as a whole; one that
+begins with `/` fits only from the root on. In a part `*` stands for any characters, `?` for one, `[a-z]` for
+one of a class, `\` takes the meaning away; a part `**` stands for any number of parts, none included. What
+lies in a directory that is left out is left out with it. A pattern that begins with `!` takes back what the
+ones before it matched: the last one that fits decides.
+
+Matching is on characters; a byte that is no UTF-8 counts as one character, so any name can be matched.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 from staddle.errors import UsageError
 
+FILE_BYTES_MAX = 16 << 20
+"""Longest file of patterns or paths that is read."""
 
-def _translate(pattern: bytes) -> bytes:
-    """A glob pattern as a regular expression over bytes."""
-    out, i = [], 0
-    while i < len(pattern):
-        char = pattern[i : i + 1]
-        if pattern[i : i + 2] == b"**":
-            out.append(b".*")
-            i += 2
-            continue
-        if char == b"*":
-            out.append(b"[^/]*")
-        elif char == b"?":
-            out.append(b"[^/]")
-        elif char == b"[":
-            end = pattern.find(b"]", i + 2)
-            if end < 0:
-                raise UsageError(
-                    f"exclude pattern {os.fsdecode(pattern)!r} has '[' without ']'",
-                    hint="write \\[ for a bracket that stands for itself",
-                )
-            out.append(_char_class(pattern[i + 1 : end], pattern))
-            i = end
-        elif char == b"\\" and i + 1 < len(pattern):
-            i += 1
-            out.append(re.escape(pattern[i : i + 1]))
-        else:
-            out.append(re.escape(char))
-        i += 1
-    return b"".join(out)
-
-
-def _char_class(body: bytes, pattern: bytes) -> bytes:
-    """What stands between brackets: characters and ranges, each written as a number for `re`.
-
-    Raises UsageError for a range that runs backwards.
-    """
-    negate = body[:1] in {b"!", b"^"}
-    out, i = [], int(negate)
-    while i < len(body):
-        low = high = body[i]
-        i += 1
-        if body[i : i + 1] == b"-" and i + 1 < len(body):
-            high = body[i + 1]
-            i += 2
-        if high < low:
-            raise UsageError(
-                f"exclude pattern {os.fsdecode(pattern)!r} has a range that runs backwards",
-                hint="in brackets a range runs upwards: [a-z]",
-            )
-        out.append(b"\\x%02x-\\x%02x" % (low, high))
-    return b"[" + (b"^" if negate else b"") + b"".join(out) + b"]"
+_VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
 
 
 class Excludes:
     """Compiled patterns of one scan."""
 
-    def __init__(self, patterns: Sequence[str | bytes]) -> None:
-        """Args: patterns: as given by the user. Raises UsageError for one that can't be read."""
-        names, paths = [], []
-        for given in patterns:
-            pattern = os.fsencode(given).replace(os.sep.encode(), b"/").rstrip(b"/")
-            if not pattern:
-                raise UsageError("an exclude pattern is empty", hint="name what is to be left out")
-            if b"/" in pattern:
-                anchored = pattern.startswith(b"/")
-                paths.append((b"" if anchored else b"(?:.*/)?") + _translate(pattern))
-            else:
-                names.append(_translate(pattern))
-        self._name = re.compile(b"|".join(b"(?:" + n + b")" for n in names), re.DOTALL) if names else None
-        self._path = re.compile(b"|".join(b"(?:" + p + b")" for p in paths), re.DOTALL) if paths else None
+    def __init__(self, patterns: Sequence[str | bytes], ignoring_case: Sequence[str | bytes] = ()) -> None:
+        """Args: patterns, ignoring_case: as given by the user; what either list matches is left out.
+
+        Raises UsageError for a pattern that can't be read.
+        """
+        self._lists = [
+            (groups, lower)
+            for groups, lower in ((_groups(patterns, False), False), (_groups(ignoring_case, True), True))
+            if groups
+        ]
 
     def match(self, directory: bytes, name: bytes) -> bool:
         """Is `directory/name` left out."""
+        if not self._lists:
+            return False
+        last = os.fsdecode(name)
+        path = os.fsdecode(directory.rstrip(b"/")) + "/" + last
+        for groups, lower in self._lists:
+            if _decide(groups, path.lower(), last.lower()) if lower else _decide(groups, path, last):
+                return True
+        return False
+
+
+class _Group:
+    """Neighbours in a list of patterns that all leave out, or all take back."""
+
+    def __init__(self, negated: bool, patterns: list[_Pattern]) -> None:
+        self.negated = negated
+        self._name = _either([each.regex for each in patterns if each.is_name])
+        self._path = _either([each.regex for each in patterns if not each.is_name])
+
+    def fits(self, path: str, name: str) -> bool:
         if self._name is not None and self._name.fullmatch(name):
             return True
-        if self._path is None:
-            return False
-        return self._path.fullmatch(directory.rstrip(b"/") + b"/" + name) is not None
+        return self._path is not None and self._path.fullmatch(path) is not None
+
+
+class _Pattern:
+    """One pattern: is it of one part, which any name may fit, and its regular expression."""
+
+    def __init__(self, given: str, ignoring_case: bool) -> None:
+        self.negated = given.startswith("!")
+        text = given[1:] if self.negated else given
+        if os.sep != "/":
+            text = text.replace(os.sep, "/")
+        if ignoring_case:
+            text = text.lower()
+        parts = _clean(text)
+        if not parts:
+            raise UsageError(f"pattern {given!r} is empty", hint="name what is to be left out")
+        anchored = text.startswith("/")
+        self.is_name = len(parts) == 1 and not anchored and parts[0] != "**"
+        self.regex = _part(parts[0], given) if self.is_name else _path(parts, anchored, given)
+
+
+def _groups(patterns: Sequence[str | bytes], ignoring_case: bool) -> list[_Group]:
+    """The last group first: it has the last word."""
+    runs: list[list[_Pattern]] = []
+    for given in patterns:
+        pattern = _Pattern(os.fsdecode(given), ignoring_case)
+        if runs and runs[-1][0].negated == pattern.negated:
+            runs[-1].append(pattern)
+        else:
+            runs.append([pattern])
+    return [_Group(run[0].negated, run) for run in reversed(runs)]
+
+
+def _decide(groups: list[_Group], path: str, name: str) -> bool:
+    for group in groups:
+        if group.fits(path, name):
+            return not group.negated
+    return False
+
+
+def _either(regexes: list[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(f"(?:{each})" for each in regexes), re.DOTALL) if regexes else None
+
+
+def _clean(text: str) -> list[str]:
+    """The parts, without empty ones and `.`; `**` at the end says nothing that the directory does not."""
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part in {"", "."} or (part == "**" and parts[-1:] == ["**"]):
+            continue
+        parts.append(part)
+    while len(parts) > 1 and parts[-1] == "**":
+        parts.pop()
+    return parts
+
+
+def _path(parts: list[str], anchored: bool, given: str) -> str:
+    out = ["/" if anchored else "(?:.*/)?"]
+    for number, part in enumerate(parts, 1):
+        last = number == len(parts)
+        if part == "**":
+            out.append(".*" if last else "(?:[^/]+/)*")
+        else:
+            out.append(_part(part, given) + ("" if last else "/"))
+    return "".join(out)
+
+
+def _part(part: str, given: str) -> str:
+    """One part as a regular expression that never tries a way twice: a hostile name costs no time."""
+    if not part.strip("*"):
+        return "[^/]+"  # there is no part without a name
+    stretches: list[list[str]] = [[]]
+    i = 0
+    while i < len(part):
+        char = part[i]
+        if char == "*":
+            stretches.append([])
+        elif char == "?":
+            stretches[-1].append("[^/]")
+        elif char == "[":
+            regex, i = _char_class(part, i, given)
+            stretches[-1].append(regex)
+        elif char == "\\" and i + 1 < len(part):
+            i += 1
+            stretches[-1].append(re.escape(part[i]))
+        else:
+            stretches[-1].append(re.escape(char))
+        i += 1
+    first, *others = ["".join(stretch) for stretch in stretches]
+    if not others:
+        return first
+    # After a `*` the first place where the next stretch fits is as good as any other.
+    middle = "".join(f"(?>[^/]*?{stretch})" for stretch in others[:-1] if stretch)
+    return f"{first}{middle}[^/]*{others[-1]}"
+
+
+def _char_class(part: str, at: int, given: str) -> tuple[str, int]:
+    """The class that begins at `at`, as a regular expression, and where its `]` stands.
+
+    Raises UsageError for one without end, or a range that runs backwards.
+    """
+    i = at + 1
+    negate = part[i : i + 1] in {"!", "^"}
+    i += negate
+    out: list[str] = []
+    while i < len(part) and (part[i] != "]" or not out):
+        low, i = _member(part, i)
+        high = low
+        if part[i : i + 1] == "-" and part[i + 1 : i + 2] not in {"", "]"}:
+            high, i = _member(part, i + 1)
+        if high < low:
+            raise UsageError(
+                f"pattern {given!r} has a range that runs backwards",
+                hint="in brackets a range runs upwards: [a-z]",
+            )
+        out.append(f"{re.escape(low)}-{re.escape(high)}")
+    if i >= len(part):
+        raise UsageError(
+            f"pattern {given!r} has '[' without ']'", hint="write \\[ for a bracket that stands for itself"
+        )
+    return f"(?!/)[{'^' if negate else ''}{''.join(out)}]", i
+
+
+def _member(part: str, i: int) -> tuple[str, int]:
+    if part[i] == "\\" and i + 1 < len(part):
+        i += 1
+    return part[i], i + 1
+
+
+# --- files of patterns and paths ------------------------------------------------------------------
+
+
+def read_patterns(path: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Patterns of a file: one a line, trimmed; `#` begins a comment line; `$NAME`, `${NAME}`, `$$` for `$`.
+
+    Raises UsageError when the file can't be read, or names a variable that is not set: without it
+    `$PLACE/*` would leave out everything.
+    """
+    patterns = []
+    for number, line in lines_of(path, "pattern file"):
+        try:
+            patterns.append(_VARIABLE.sub(lambda found: _value(found, environ), line))
+        except KeyError as error:
+            raise UsageError(
+                f"{path}:{number}: the variable ${error.args[0]} is not set",
+                hint="set it, or write $$ for a dollar sign",
+            ) from None
+    return patterns
+
+
+def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
+    return "$" if found[1] else environ[found[2] or found[3]]
+
+
+def lines_of(path: str, what: str, bytes_max: int = FILE_BYTES_MAX) -> list[tuple[int, str]]:
+    """Lines of a text file that say something, trimmed, with their numbers. UTF-8 or, with its mark, UTF-16.
+
+    Raises UsageError.
+    """
+    data = read_bytes(path, what, bytes_max)
+    try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = data.decode("utf-16")
+        else:
+            text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
+    except UnicodeError as error:
+        raise UsageError(f"the {what} {path!r} is no text: {error}", hint="save it as UTF-8") from None
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def read_bytes(path: str, what: str, bytes_max: int = FILE_BYTES_MAX) -> bytes:
+    """All of a file that the user has named; `-` is standard input. Raises UsageError."""
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            data = file.read(bytes_max + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(
+            f"cannot read the {what} {path!r}: {reason}", hint="name a file that exists and can be read"
+        ) from error
+    if len(data) > bytes_max:
+        raise UsageError(
+            f"the {what} {path!r} is longer than {bytes_max >> 20} MiB", hint="use several shorter ones"
+        )
+    return data

@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import stat
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from staddle.client.exclude import Excludes
-from staddle.client.scan import scan
 from staddle.client.units import Tally
 from staddle.errors import StaddleError
+from staddle.text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -78,6 +76,7 @@ class Progress:
             self.line({"message_type": kind, **path_fields(path), "message": message})
             return
         text = f"{kind}: {path_fields(path)['path']}: {message}" if path else f"{kind}: {message}"
+        text = visible(text)
         with self._lock:
             if self._bar is not None:
                 self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -158,29 +157,25 @@ def _bar(label: str) -> Bar:
 class PreScan:
     """Adds up what a backup will read, in a thread beside it, for the bar's end and the time left."""
 
-    def __init__(self, roots: list[bytes], excludes: Excludes, progress: Progress) -> None:
-        self._work = (roots, excludes, progress)
+    def __init__(self, sizes: Iterator[int], progress: Progress) -> None:
+        """Args: sizes: bytes, of one thing after the other."""
+        self._sizes = sizes
+        self._progress = progress
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pre-scan", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        roots, excludes, progress = self._work
         total = 0
         # What is wrong with a file, or a root, is told by the backup itself.
         with contextlib.suppress(StaddleError):
-            for found in scan(roots, excludes, _silent):
+            for size in self._sizes:
                 if self._stop.is_set():
                     return
-                if stat.S_ISREG(found.status.st_mode):
-                    total += found.status.st_size
-        progress.total_bytes = total
+                total += size
+        self._progress.total_bytes = total
 
     def close(self) -> None:
         """Stop it. Idempotent."""
         self._stop.set()
         self._thread.join(timeout=5.0)
-
-
-def _silent(_path: bytes, _message: str) -> None:
-    return

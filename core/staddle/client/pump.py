@@ -6,10 +6,19 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
 
 from staddle.client.units import Record
 
 AHEAD_BYTES = 8 << 20
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """Records that may wait for long, such as those of a pipe."""
+
+    def interrupt(self) -> None:
+        """From any thread: let the iteration end soon."""
 
 
 class RecordPump:
@@ -80,4 +89,6 @@ class RecordPump:
             self._stop = True
             self._ready.clear()
             self._room.notify_all()
+        if isinstance(self._records, Interruptible):
+            self._records.interrupt()
         self._thread.join(timeout=30.0)

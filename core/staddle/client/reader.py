@@ -26,6 +26,8 @@ CHUNKS_BYTES_MAX = 32 << 20
 CHUNKS_ROWS_MAX = 32_768
 """Most rows of one `chunks` call: their numbers travel in the request's meta."""
 READ_AHEAD = 2
+READ_AHEAD_ROWS = 100_000
+"""After a manifest of more rows none is read ahead: some of that size would fill the memory."""
 PATIENCE_S = 30.0
 """How long a read waits while no agent at all can be reached."""
 _PAUSE_S = 1.0
@@ -83,10 +85,15 @@ class BackupReader:
         """
         count = len(self.opened.manifests)
         ahead: deque[asyncio.Task[Manifest]] = deque()
+
+        def fill(upto: int) -> None:
+            for index in range(at + len(ahead), min(upto, count)):
+                ahead.append(asyncio.create_task(self.manifest(index)))
+
         try:
             for index in range(count):
-                while len(ahead) <= READ_AHEAD and index + len(ahead) < count:
-                    ahead.append(asyncio.create_task(self.manifest(index + len(ahead))))
+                at = index
+                fill(index + 1)
                 try:
                     manifest = await ahead.popleft()
                 except StaddleError as error:
@@ -94,7 +101,10 @@ class BackupReader:
                         raise
                     on_lost(index, error)
                     continue
+                at = index + 1
+                fill(at + (READ_AHEAD if len(manifest.entries) <= READ_AHEAD_ROWS else 0))
                 yield index, manifest
+                del manifest
         finally:
             for task in ahead:
                 task.cancel()

@@ -4,47 +4,82 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
-from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from staddle.api.types import Buffer
-from staddle.client.agents import may_pass
 from staddle.client.connection import GridConnection
-from staddle.client.contents import Batch, Piece, plan
+from staddle.client.contents import Batch, plan
+from staddle.client.ending import Folders
+from staddle.client.extraneous import Extraneous
+from staddle.client.making import slices
+from staddle.client.metadata import Metadata
+from staddle.client.onecontent import OneContent, open_sink
+from staddle.client.owners import OwnerOptions, Owners
+from staddle.client.pipe import Pipe
+from staddle.client.policy import Action, Item, Overwrite
 from staddle.client.reader import BackupReader
-from staddle.client.scan import Warn, join, split
+from staddle.client.scan import Warn
+from staddle.client.selection import Selection, ancestors, is_inside
 from staddle.client.target import Target
+from staddle.client.told import Told
 from staddle.client.units import Tally
+from staddle.client.work import Aliases, Work
 from staddle.client.writer import Writer
-from staddle.data.manifest import EntryBatch, EntryType, Manifest
-from staddle.errors import NotFound, StaddleError
+from staddle.data.manifest import EntryBatch, Manifest
+from staddle.errors import NotFound, StaddleError, UsageError
+from staddle.wire.ops.reading import OpenedBackup
 
-IN_FLIGHT = 3
-"""Requests for contents under way at once, of at most `contents.BATCH_BYTES` each."""
 LOST_NAMED_MAX = 1000
-_PROBES = 8
-"""So many files in one container are tried one by one before the rest of it counts as lost too."""
+SLICE_ROWS = 8192
+"""Rows of a manifest that are worked on at once: a manifest may have millions."""
 
 
 @dataclass
 class RestoreOptions:
-    """What the user asked for. `backup` 0: the newest of `name`. No paths: all. `target` is absolute."""
+    """What the user asked for (docs/restore.md).
 
-    target: bytes
+    Attributes:
+        target: absolute; the full source paths appear below it. `/` for a restore in place.
+        backup: its number; 0: the newest of `name`.
+        name: see `backup`.
+        paths: subtrees to be restored; none: all.
+        overwrite: what happens to what is there.
+        in_place: `target` is the root of the system, and the backup's own places are meant.
+        delete: remove from the restored directories what is not in the backup.
+        dry_run: change nothing.
+        include: patterns of what is restored; none: all.
+        exclude: patterns of what is not.
+        owners: whose everything becomes.
+        onto: device or file that gets the content of one entry, `-` for standard output; else empty.
+        protected: absolute paths that are never deleted, and no target of a restore.
+    """
+
+    target: bytes = b""
     backup: int = 0
     name: str = ""
     paths: list[bytes] = field(default_factory=list)
+    overwrite: Overwrite = Overwrite.IF_CHANGED
+    in_place: bool = False
+    delete: bool = False
+    dry_run: bool = False
+    include: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    owners: OwnerOptions = field(default_factory=OwnerOptions)
+    onto: bytes = b""
+    protected: list[bytes] = field(default_factory=list)
 
 
 @dataclass
 class RestoreSummary:
-    """How the restore ended. `lost` names at most LOST_NAMED_MAX files whose content can't be had."""
+    """How the restore ended.
+
+    `files` counts what is now as it is in the backup, `unchanged` those of them that were there before,
+    `kept` what `overwrite` left as it was. `lost` names at most LOST_NAMED_MAX files whose content can't be
+    had. `notes`: what could not be set, and was not to be expected.
+    """
 
     backup: int
     name: str
@@ -56,63 +91,25 @@ class RestoreSummary:
     lost: list[bytes]
     lost_count: int
     duration_s: float
+    unchanged: int = 0
+    bytes_unchanged: int = 0
+    kept: int = 0
+    deleted: int = 0
+    dry_run: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
-class Selection:
-    """Which entries of a backup are wanted: all, or the subtrees at some paths."""
+Choose = Callable[[EntryBatch], tuple[list[int], frozenset[int]]]
+"""The wanted rows of a batch, ascending; which of them are directories that only lead to others."""
 
-    def __init__(self, paths: list[bytes]) -> None:
-        self._paths = paths
-        self._found: set[bytes] = set()
-        self._above = {above for path in paths for above in _ancestors(path)}
 
-    def wants(self, path: bytes) -> bool:
-        """Is this path in one of the subtrees."""
-        return not self._paths or any(_inside(path, top) for top in self._paths)
-
-    def rows(self, entries: EntryBatch) -> list[int]:
-        """The wanted rows, ascending, with the directories above them."""
-        if not self._paths:
-            return list(range(len(entries)))
-        dirs = entries.columns["dir"]
-        inside = np.zeros(len(entries.dirs), bool)
-        for at, directory in enumerate(entries.dirs):
-            tops = [top for top in self._paths if _inside(directory, top)]
-            inside[at] = bool(tops)
-            self._found.update(tops)
-        mask: NDArray[np.bool_] = inside[dirs] if len(entries) else np.zeros(0, bool)
-        names: list[bytes] = []
-        for path in {*self._paths, *self._above}:
-            directory, name = split(path)
-            at = next((i for i, each in enumerate(entries.dirs) if each == directory), -1)
-            if at < 0:
-                continue
-            names = names or entries.name_list()
-            for row in np.flatnonzero(dirs == at).tolist():
-                if names[row] != name:
-                    continue
-                if path in self._paths:
-                    self._found.add(path)
-                    mask[row] = True
-                elif entries.columns["type"][row] == EntryType.DIRECTORY:
-                    mask[row] = True
-        rows: list[int] = np.flatnonzero(mask).tolist()
-        return rows
-
-    def missing(self) -> list[bytes]:
-        """Paths of which nothing was found."""
-        return [path for path in self._paths if path not in self._found]
+class _NoAliases:
+    def get(self, path: bytes) -> bytes | None:
+        return None
 
 
 class Restore:
-    """One restore.
-
-    Args:
-        grid: the connection.
-        options: what the user asked for.
-        tally: counts what is done, and tells warnings.
-        on_lost: called for a file whose content can't be had, from any thread.
-    """
+    """One restore."""
 
     def __init__(
         self,
@@ -120,12 +117,28 @@ class Restore:
         options: RestoreOptions,
         tally: Tally,
         on_lost: Warn,
+        on_item: Callable[[Item], None] | None = None,
     ) -> None:
+        """Set it up.
+
+        Args:
+            grid: the connection.
+            options: what the user asked for.
+            tally: counts what is done, and tells warnings.
+            on_lost: called for a file whose content can't be had, from any thread.
+            on_item: called for each thing done, or that would be in a dry run, from any thread.
+
+        Raises:
+            UsageError: the options contradict each other, or name what can't be read.
+        """
+        check_options(options)
         self._grid = grid
         self._options = options
-        self._selection = Selection(options.paths)
+        self._selection = Selection(options.paths, options.include, options.exclude)
+        self._owners = Owners(options.owners)
         self.tally = tally
         self._on_lost = on_lost
+        self._on_item = on_item
         self._lost: list[bytes] = []
         self._lost_count = 0
         self._lost_manifests: set[int] = set()
@@ -143,57 +156,123 @@ class Restore:
             if opened.state not in {"complete", "warnings"}:
                 message = f"backup {opened.backup} is {opened.state}: it may lack files, or their ends"
                 self.tally.warn(b"", message)
-            target = await asyncio.to_thread(Target, self._options.target, self.tally.warn)
-            writer = Writer(target, self.tally, self.tally.warn, self._lose)
-            try:
-                await self._run(reader, writer)
-            finally:
-                await asyncio.to_thread(writer.abort)
-        if missing := self._selection.missing():
+            summary = self._summary(opened)
+            if self._options.onto:
+                await self._one(reader)
+            else:
+                await self._tree(reader, summary)
+        if missing := self._selection.missing() if not self._options.onto else []:
             named = ", ".join(repr(os.fsdecode(path)) for path in missing[:5])
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise NotFound(
                 f"backup {opened.backup} has no {named}{more}", hint=f"`staddle ls {opened.backup}` shows it"
             )
+        summary.files, summary.dirs = self.tally.files, self.tally.dirs
+        summary.bytes_restored, summary.bytes_unchanged = self.tally.bytes_read, self.tally.bytes_unchanged
+        summary.warnings, summary.lost_count = self.tally.warnings, self._lost_count
+        summary.duration_s = time.monotonic() - started
+        return summary
+
+    def _summary(self, opened: OpenedBackup) -> RestoreSummary:
         return RestoreSummary(
-            backup=opened.backup,
-            name=opened.name,
-            state=opened.state,
-            files=self.tally.files,
-            dirs=self.tally.dirs,
-            bytes_restored=self.tally.bytes_read,
-            warnings=self.tally.warnings,
-            lost=self._lost,
-            lost_count=self._lost_count,
-            duration_s=time.monotonic() - started,
+            opened.backup, opened.name, opened.state, 0, 0, 0, 0, self._lost, 0, 0.0,
+            dry_run=self._options.dry_run,
+        )  # fmt: skip
+
+    # --- a tree -------------------------------------------------------------------------------------
+
+    async def _tree(self, reader: BackupReader, summary: RestoreSummary) -> None:
+        work = await asyncio.to_thread(self._work, reader.opened)
+        writer = Writer(work)
+        try:
+            extraneous = None
+            if self._options.delete:
+                extraneous = Extraneous(work, self._selection, self._options.protected)
+            await self._pass(reader, _Pass(writer, self._choose(extraneous), _NoAliases()))
+            aliases = await asyncio.to_thread(writer.missing_contents)
+            if aliases:
+                # Hard links to what is not restored under its own name: the content is read for them.
+                await self._pass(reader, _Pass(writer, _with_alias(aliases), aliases))
+            await asyncio.to_thread(writer.finish, lambda folders: self._delete(extraneous, reader, folders))
+            summary.notes = work.told.tell()
+        finally:
+            await asyncio.to_thread(writer.abort)
+        summary.unchanged = work.counts[Action.SAME]
+        summary.kept, summary.deleted = work.counts[Action.KEEP], work.counts[Action.DELETE]
+
+    def _work(self, opened: OpenedBackup) -> Work:
+        options = self._options
+        privileged = sys.platform != "win32" and os.geteuid() == 0
+        told = Told(self.tally.warn, privileged=privileged)
+        metadata = Metadata(told, privileged=privileged)
+        above = {each for root in opened.roots for each in ancestors(root)} if options.in_place else set()
+        return Work(
+            target=Target(
+                options.target,
+                metadata,
+                make=not options.dry_run,
+                replace=options.overwrite is not Overwrite.NEVER,
+                follow=frozenset(above),
+            ),
+            metadata=metadata,
+            owners=self._owners,
+            overwrite=options.overwrite,
+            dry_run=options.dry_run,
+            in_place=options.in_place,
+            tally=self.tally,
+            told=told,
+            warn=self.tally.warn,
+            lose=self._lose,
+            on_item=self._on_item,
         )
 
-    async def _run(self, reader: BackupReader, writer: Writer) -> None:
-        await self._pass(reader, writer, self._selection.rows, {})
-        aliases = writer.missing_contents(self._selection.wants)
-        if aliases:
-            # Hard links into a part that is not restored: their content is read under its other name.
-            contents = Selection(list(aliases))
-            await self._pass(
-                reader, writer, lambda entries: _exactly(entries, contents.rows(entries), aliases), aliases
-            )
-        await asyncio.to_thread(writer.finish)
+    def _choose(self, extraneous: Extraneous | None) -> Choose:
+        if extraneous is None:
+            return self._selection.rows
 
-    async def _pass(
-        self,
-        reader: BackupReader,
-        writer: Writer,
-        choose: Callable[[EntryBatch], list[int]],
-        aliases: dict[bytes, bytes],
-    ) -> None:
-        """Once over all manifests. `aliases`: contents that are restored under another path."""
-        pipe = _Pipe(reader, writer)
+        def choose(entries: EntryBatch) -> tuple[list[int], frozenset[int]]:
+            extraneous.know(entries)
+            return self._selection.rows(entries)
+
+        return choose
+
+    def _delete(self, extraneous: Extraneous | None, reader: BackupReader, folders: Folders) -> None:
+        if extraneous is None:
+            return
+        if self._lost_manifests or reader.opened.state not in {"complete", "warnings"}:
+            self.tally.warn(b"", "nothing is deleted: not everything that the backup has is known")
+            return
+        extraneous.delete(folders)
+
+    # --- one content --------------------------------------------------------------------------------
+
+    async def _one(self, reader: BackupReader) -> None:
+        opened = reader.opened
+        paths = self._options.paths or opened.roots
+        if len(paths) != 1:
+            raise UsageError(
+                f"{len(paths)} paths, and only the content of one file can go there",
+                hint="give the path of one file",
+            )
+        output = OneContent(paths[0], opened.backup, self.tally, lambda: open_sink(self._options.onto))
+        try:
+            while output.wanted:
+                await self._pass(reader, _Pass(output, output.rows, _NoAliases()))
+                await asyncio.to_thread(output.end_of_pass)
+            await asyncio.to_thread(output.finish)
+        finally:
+            await asyncio.to_thread(output.abort)
+
+    # --- both ---------------------------------------------------------------------------------------
+
+    async def _pass(self, reader: BackupReader, one: _Pass) -> None:
+        pipe = Pipe(reader, one.output)
         try:
             async with aclosing(reader.readable(self._lose_manifest)) as manifests:
                 async for index, manifest in manifests:
-                    batches = await asyncio.to_thread(_plan, index, manifest, choose, writer, aliases)
-                    for batch in batches:
-                        await pipe.push(batch)
+                    for first, entries in slices(manifest.entries, SLICE_ROWS):
+                        for batch in await asyncio.to_thread(one.plan, index, manifest, first, entries):
+                            await pipe.push(batch)
             await pipe.drain()
         finally:
             await pipe.close()
@@ -212,125 +291,56 @@ class Restore:
         self._on_lost(path, why)
 
 
-def _plan(
-    index: int,
-    manifest: Manifest,
-    choose: Callable[[EntryBatch], list[int]],
-    writer: Writer,
-    aliases: dict[bytes, bytes],
-) -> list[Batch]:
-    """Make a manifest's entries without content, and say what is to be fetched. Runs in a thread."""
-    first, count = manifest.chunk_first.tolist(), manifest.chunk_count.tolist()
+@dataclass
+class _Pass:
+    """One way through all manifests: what is chosen, and what makes it. `aliases`: as of `Maker.make`."""
 
-    def chunk_rows(row: int) -> tuple[int, int]:
-        return first[row], count[row]
+    output: Writer | OneContent
+    choose: Choose
+    aliases: Aliases
 
-    rows = choose(manifest.entries)
-    files = writer.entries(manifest.entries, rows, chunk_rows, aliases)
-    return list(plan(index, manifest.chunks, files))
+    def plan(self, index: int, manifest: Manifest, first: int, entries: EntryBatch) -> list[Batch]:
+        """Make what has no content of a part of a manifest, and say what is to be fetched. In a thread.
 
-
-class _Pipe:
-    """Fetches batches ahead and has them written in order. Bounded: IN_FLIGHT batches."""
-
-    def __init__(self, reader: BackupReader, writer: Writer) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._ahead: deque[tuple[Batch, asyncio.Task[Buffer | StaddleError]]] = deque()
-        self._failures: Counter[bytes] = Counter()
-
-    async def push(self, batch: Batch) -> None:
-        """Begin to fetch a batch; waits, writing, while too many are under way."""
-        while len(self._ahead) >= IN_FLIGHT:
-            await self._write_first()
-        self._ahead.append((batch, asyncio.create_task(self._fetch(batch))))
-
-    async def drain(self) -> None:
-        """Write all that was pushed."""
-        while self._ahead:
-            await self._write_first()
-
-    async def close(self) -> None:
-        """Give up what is under way. Idempotent."""
-        tasks = [task for _, task in self._ahead]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._ahead.clear()
-
-    async def _fetch(self, batch: Batch) -> Buffer | StaddleError:
-        try:
-            return await self._reader.chunks(batch.index, batch.rows(), batch.size_bytes)
-        except StaddleError as error:
-            return error
-
-    async def _write_first(self) -> None:
-        batch, task = self._ahead[0]
-        got = await task
-        self._ahead.popleft()
-        if isinstance(got, StaddleError):
-            await self._salvage(batch, got)
-        else:
-            await asyncio.to_thread(self._writer.write, batch, got)
-
-    async def _salvage(self, batch: Batch, error: StaddleError) -> None:
-        """Some chunk of a batch can't be had: find out whose it is by halves, and restore the others.
-
-        Raises: the error, when it says nothing about the data but that no agent can be reached.
+        Args:
+            index: number of the manifest.
+            manifest: the whole.
+            first: row of the manifest with which the part begins.
+            entries: the part.
         """
-        rest: list[tuple[list[Piece], StaddleError | None]] = [(batch.pieces, error)]
-        while rest:
-            pieces, known = rest.pop()
-            if known is None:
-                if gone := self._given_up(batch, pieces[0]):
-                    await asyncio.to_thread(self._writer.lost, pieces[0], gone)
-                    rest += [(pieces[1:], None)] if pieces[1:] else []
-                    continue
-                # In order, since a file's pieces follow each other: up to the next that is given up.
-                upto = next(
-                    (at for at, each in enumerate(pieces) if self._given_up(batch, each)), len(pieces)
-                )
-                rest += [(pieces[upto:], None)] if pieces[upto:] else []
-                pieces = pieces[:upto]
-                part = batch.part(pieces)
-                got = await self._fetch(part)
-                if not isinstance(got, StaddleError):
-                    await asyncio.to_thread(self._writer.write, part, got)
-                    for piece in pieces:
-                        for container in batch.containers(piece):
-                            self._failures.pop(container, None)
-                    continue
-                known = got
-            if may_pass(known):
-                raise known
-            if len(pieces) == 1:
-                self._failures.update(batch.containers(pieces[0]))
-                await asyncio.to_thread(self._writer.lost, pieces[0], known.message)
-            else:
-                half = len(pieces) // 2
-                rest += [(pieces[half:], None), (pieces[:half], None)]
-
-    def _given_up(self, batch: Batch, piece: Piece) -> str:
-        """Is the piece in a container of which nothing could be read; says so, else empty."""
-        for container in batch.containers(piece):
-            if self._failures[container] >= _PROBES:
-                return f"container {container.hex()} can't be read"
-        return ""
+        rows, way = self.choose(entries)
+        upto = first + len(entries)
+        chunks = manifest.chunk_first[first:upto].tolist(), manifest.chunk_count[first:upto].tolist()
+        files = self.output.entries(entries, rows, way, chunks, self.aliases)
+        return list(plan(index, manifest.chunks, files))
 
 
-def _inside(path: bytes, top: bytes) -> bool:
-    return path == top or path.startswith(top.rstrip(b"/") + b"/")
+def _with_alias(aliases: Aliases) -> Choose:
+    def choose(entries: EntryBatch) -> tuple[list[int], frozenset[int]]:
+        rows = [row for row, path in enumerate(entries.paths()) if aliases.get(path) is not None]
+        return rows, frozenset()
+
+    return choose
 
 
-def _ancestors(path: bytes) -> list[bytes]:
-    above = []
-    while path != b"/":
-        path = split(path)[0]
-        above.append(path)
-    return above
-
-
-def _exactly(entries: EntryBatch, rows: list[int], wanted: dict[bytes, bytes]) -> list[int]:
-    """Of these rows those with exactly one of the wanted paths."""
-    names, dirs = entries.name_list(), entries.columns["dir"]
-    return [row for row in rows if join(entries.dirs[dirs[row]], names[row]) in wanted]
+def check_options(options: RestoreOptions) -> None:
+    """Raises UsageError for options that contradict each other."""
+    if options.onto:
+        if options.dry_run or options.delete or options.in_place or options.include or options.exclude:
+            raise UsageError(
+                "the content of one file goes to one place: other options of a restore do not fit",
+                hint="leave out --in-place, --delete, --dry-run, --include and --exclude",
+            )
+        return
+    if options.in_place and sys.platform == "win32":
+        raise UsageError(
+            "--in-place is not there on Windows yet", hint="restore with --to, and move the files"
+        )
+    if options.in_place and options.target != b"/":
+        raise UsageError("--in-place and --to contradict each other", hint="give one of them")
+    for place in options.protected:
+        if not options.in_place and is_inside(options.target, place):
+            raise UsageError(
+                f"{os.fsdecode(options.target)!r} is inside a grid's own directory {os.fsdecode(place)!r}",
+                hint="name a directory elsewhere",
+            )

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from staddle.client.attributes import capture
 from staddle.client.base import BaseIndex, BaseRow
+from staddle.client.reading import (
+    Denied,
+    NotRead,
+    Piece,
+    changed,
+    fill,
+    is_sparse,
+    not_read,
+    open_file,
+    pieces,
+    status_of,
+)
+from staddle.client.rows import RowBatch, part_meta, unchanged_flags
 from staddle.client.scan import Found, reason
 from staddle.client.units import HardLinks, OwnerNames, Record, Tally, Unit, Units
-from staddle.data.records import (
-    NO_BASE,
-    PAYLOAD_BYTES_MAX,
-    EntryFlag,
-    EntryRows,
-    EntryType,
-    encode_files,
-    encode_part,
-)
+from staddle.data.entries import EXTRA_BYTES_MAX
+from staddle.data.records import EntryFlag, EntryType
 from staddle.engine.messages import WHOLE_BASE
+from staddle.platform import fsattrs, longpath
 
-_OPEN_FLAGS = (
-    os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOATIME", 0)
-)
+Extra = dict[str, Any]
 
 
 class Source:
@@ -46,13 +54,34 @@ class Source:
             self._base.forget()
         else:
             self._base.exclude(bad)
+        before: Found | None = None
         for record in dropped:
             if record.founds:
-                yield from self._again(record.founds)
+                yield from self._again(record, before)
+                before = record.founds[-1]
             else:
                 yield record
 
-    def _again(self, founds: list[Found]) -> Iterator[Record]:
+    def rest(self, found: Found, start: int, *, changed: bool) -> Iterator[Record]:
+        """A big file from `start` on: what comes before it was sent by an earlier process of this job.
+
+        Args: changed: it is not the same any more as when that process read it.
+        """
+        self.names_first(found)
+        return self._parts(found, self._tally, start, known_changed=changed)
+
+    def names_first(self, found: Found) -> None:
+        """An earlier process of this job has sent the content under this path, if under any."""
+        if found.status.st_nlink > 1:
+            self._links.first(found)
+
+    def _again(self, record: Record, before: Found | None) -> Iterator[Record]:
+        founds = record.founds
+        if record.begin:
+            # Rows of a big file filled more than one record. What came before this one may be durable.
+            if founds[0] != before:
+                yield from self._parts(founds[0], Tally(), record.begin)
+            founds = founds[1:]
         # Cut anew: what was a row without content may now be a mebibyte of it.
         for unit in Units(iter(founds)):
             yield from self._unit(unit, again=True)
@@ -60,257 +89,230 @@ class Source:
     def _unit(self, unit: Unit, *, again: bool = False) -> Iterator[Record]:
         tally = Tally() if again else self._tally
         matches = self._base.match(unit.founds)
-        if unit.big and not matches[0]:
-            found = unit.founds[0]
-            if found.status.st_nlink > 1 and self._links.first(found) != found.path:
-                yield from self._batch(unit.founds, matches, tally)
-            else:
-                yield from self._parts(found, tally)
+        found = unit.founds[0]
+        linked = found.status.st_nlink > 1
+        if unit.big and not matches[0] and not (linked and self._links.first(found) != found.path):
+            yield from self._parts(found, tally)
         else:
             yield from self._batch(unit.founds, matches, tally)
 
     # --- many entries in one record ---------------------------------------------------------------
 
     def _batch(self, founds: list[Found], matches: list[list[BaseRow]], tally: Tally) -> Iterator[Record]:
-        rows = EntryRows()
-        buffer = bytearray(sum(f.status.st_size for f, m in zip(founds, matches, strict=True) if _read(f, m)))
-        used, lengths, base_manifests, base_rows = 0, [], [], []
-        unchanged = False
-        for found, match in zip(founds, matches, strict=True):
-            mode = found.status.st_mode
-            if stat.S_ISREG(mode) and found.status.st_nlink > 1 and self._add_link(rows, found):
-                new = [(0, NO_BASE, 0)]
-                tally.add(files=1)
-            elif match:
-                new = self._add_unchanged(rows, found, match)
-                unchanged = True
-                tally.add(files=1, unchanged=found.status.st_size)
-            elif stat.S_ISREG(mode):
-                # A file that has grown must not take the room of those after it.
-                room = memoryview(buffer)[used : used + found.status.st_size]
-                length = self._read_small(rows, found, room, tally)
-                if length is None:
-                    self._links.forget(found)
-                    continue
-                used += length
-                new = [(length, NO_BASE, 0)]
-                tally.add(files=1, read=length)
-            elif self._add_special(rows, found, tally):
-                new = [(0, NO_BASE, 0)]
-            else:
-                continue
-            for length, manifest, row in new:
-                lengths.append(length)
-                base_manifests.append(manifest)
-                base_rows.append(row)
-        if not len(rows):
-            return
-        self._names.fill(rows, founds)
-        meta = encode_files(rows.build(), lengths, base_manifests, base_rows)
-        yield Record(meta, memoryview(buffer)[:used], founds if unchanged else [])
+        pairs = list(zip(founds, matches, strict=True))
+        batch = RowBatch(
+            self._names, sum(found.status.st_size for found, match in pairs if _read(found, match))
+        )
+        for found, match in pairs:
+            try:
+                if not self._add_link(batch, found):
+                    self._add(batch, found, match, tally)
+            except NotRead as why:
+                self._links.forget(found)
+                tally.warn(found.path, f"not read: {why}")
+            yield from batch.take()
+        batch.close()
+        tally.add(files=batch.files, dirs=batch.dirs, read=batch.bytes_read, unchanged=batch.bytes_unchanged)
+        yield from batch.take()
 
-    def _add_link(self, rows: EntryRows, found: Found) -> bool:
+    def _add_link(self, batch: RowBatch, found: Found) -> bool:
+        """Another name of what has been seen, whatever that is."""
+        status = found.status
+        if status.st_nlink < 2 or stat.S_ISDIR(status.st_mode):
+            return False
         first = self._links.first(found)
         if first == found.path:
             return False
-        self._row(rows, found, EntryType.HARDLINK, link=first)
+        batch.add(found, EntryType.HARDLINK, link=first)
+        batch.files += 1
         return True
 
-    def _add_unchanged(
-        self, rows: EntryRows, found: Found, match: list[BaseRow]
-    ) -> list[tuple[int, int, int]]:
-        for part in match:
-            flags = EntryFlag.UNCHANGED
-            if len(match) > 1:
-                flags |= EntryFlag.PART | (EntryFlag.LAST if part.last else EntryFlag(0))
-            self._row(rows, found, EntryType.FILE, flags=flags, offset=part.offset)
-        return [(0, part.manifest, part.row) for part in match]
+    def _add(self, batch: RowBatch, found: Found, match: list[BaseRow], tally: Tally) -> None:
+        mode = found.status.st_mode
+        if match:
+            self._add_unchanged(batch, found, match, tally)
+        elif stat.S_ISREG(mode):
+            self._add_small(batch, found, tally)
+        elif stat.S_ISDIR(mode):
+            batch.add(found, EntryType.DIRECTORY, size=0, extra=self._look(found, tally))
+            batch.dirs += 1
+        elif stat.S_ISLNK(mode):
+            try:
+                target = longpath.readlink(found.path)
+            except OSError as error:
+                raise not_read(error) from error
+            batch.add(found, EntryType.SYMLINK, link=target, extra=self._look(found, tally))
+            batch.files += 1
+        else:
+            self._add_special(batch, found, tally)
 
-    def _read_small(self, rows: EntryRows, found: Found, room: memoryview, tally: Tally) -> int | None:
+    def _add_unchanged(self, batch: RowBatch, found: Found, match: list[BaseRow], tally: Tally) -> None:
+        # A change of attributes is a change of the ctime: those of the base are still the file's. A base of
+        # a release that kept none has nothing here.
+        extra = match[-1].extra or self._look(found, tally)
+        for part in match:
+            batch.add(
+                found,
+                EntryType.FILE,
+                base=(part.manifest, part.row),
+                flags=unchanged_flags(parts=len(match), last=part.last, sparse=part.sparse),
+                offset=part.offset,
+                extra=extra if part.last else None,
+            )
+        batch.files += 1
+        batch.bytes_unchanged += found.status.st_size
+
+    def _add_small(self, batch: RowBatch, found: Found, tally: Tally) -> None:
+        status, path, now, flags = found.status, found.path, found, 0
+        fd = open_file(path)
         try:
-            fd = _open(found)
-        except OSError as error:
-            tally.warn(found.path, f"not read: {reason(error)}")
-            return None
-        try:
-            before = os.fstat(fd)
-            if not _same_file(before, found.status):
-                tally.warn(found.path, "not read: replaced by something else while the backup ran")
-                return None
-            limit = min(before.st_size, len(room))
-            length = 0
-            while length < limit and (got := _readinto(fd, room[length:limit])):
-                length += got
-            after = os.fstat(fd)
-        except OSError as error:
-            tally.warn(found.path, f"not read: {reason(error)}")
-            return None
+            # A file that has grown must not take the room of those after it.
+            room = batch.room(status.st_size)
+            length, error = fill(fd, room)
+            extra, same = capture(fd, path, status, tally.warn, limit_bytes=EXTRA_BYTES_MAX - len(path))
+            if error is not None or not same or length != status.st_size:
+                now = Found(found.directory, found.name, status_of(fd, status))
+                flags = _judge(found, now, Piece(0, room[:length], 0, True, error), extra, tally)
+        except OSError as failed:
+            raise not_read(failed) from failed
         finally:
             os.close(fd)
-        changed = _differs(found.status, after) or length != after.st_size
-        if changed:
-            tally.warn(found.path, "changed while it was read")
-        self._row(
-            rows,
-            Found(found.directory, found.name, after),
-            EntryType.FILE,
-            flags=EntryFlag.CHANGED if changed else EntryFlag(0),
-            size=length,
-        )
-        return length
+        if is_sparse(now.status):
+            flags |= EntryFlag.SPARSE
+        batch.add(now, EntryType.FILE, length=length, flags=flags, size=length, extra=extra)
+        batch.files += 1
+        batch.bytes_read += length
 
-    def _add_special(self, rows: EntryRows, found: Found, tally: Tally) -> bool:
-        mode = found.status.st_mode
-        if stat.S_ISDIR(mode):
-            self._row(rows, found, EntryType.DIRECTORY, size=0)
-            tally.add(dirs=1)
-            return True
-        if stat.S_ISLNK(mode):
-            try:
-                target = os.readlink(found.path)
-            except OSError as error:
-                tally.warn(found.path, f"not read: {reason(error)}")
-                return False
-            self._row(rows, found, EntryType.SYMLINK, link=target)
-            tally.add(files=1)
-            return True
+    def _add_special(self, batch: RowBatch, found: Found, tally: Tally) -> None:
         for test, kind in _SPECIAL:
-            if test(mode):
-                extra = (
-                    {"rdev": getattr(found.status, "st_rdev", 0)}
-                    if kind in {EntryType.BLOCK, EntryType.CHAR}
-                    else None
-                )
-                self._row(rows, found, kind, size=0, extra=extra)
-                tally.add(files=1)
-                return True
-        tally.warn(found.path, f"not backed up: a file of unknown type {stat.S_IFMT(mode):#o}")
-        return False
-
-    def _row(
-        self,
-        rows: EntryRows,
-        found: Found,
-        kind: EntryType,
-        *,
-        flags: int = 0,
-        size: int | None = None,
-        offset: int = 0,
-        link: bytes = b"",
-        extra: dict[str, int] | None = None,
-    ) -> None:
-        status = found.status
-        rows.add(
-            found.directory,
-            found.name,
-            kind,
-            mode=status.st_mode,
-            uid=status.st_uid,
-            gid=status.st_gid,
-            size=status.st_size if size is None else size,
-            mtime_ns=status.st_mtime_ns,
-            ctime_ns=status.st_ctime_ns,
-            inode=status.st_ino & 0xFFFFFFFFFFFFFFFF,
-            device=status.st_dev & 0xFFFFFFFFFFFFFFFF,
-            nlink=status.st_nlink,
-            offset=offset,
-            flags=int(flags),
-            link=link,
-            extra=extra,
+            if test(found.status.st_mode):
+                extra = self._look(found, tally)
+                if kind in _DEVICES:
+                    extra["rdev"] = fsattrs.device_numbers(found.status)
+                batch.add(found, kind, size=0, extra=extra)
+                batch.files += 1
+                return
+        tally.warn(
+            found.path, f"not backed up: a file of unknown type {stat.S_IFMT(found.status.st_mode):#o}"
         )
+
+    def _look(self, found: Found, tally: Tally) -> Extra:
+        """The further metadata of what is not open. Raises NotRead if something else has its name now."""
+        status, path, limit = found.status, found.path, EXTRA_BYTES_MAX - len(found.path)
+        fd = -1
+        try:
+            if sys.platform == "linux" and stat.S_IFMT(status.st_mode) in _OPENED:
+                with contextlib.suppress(Denied):  # then its flags can't be had
+                    fd = open_file(path, os.O_DIRECTORY if stat.S_ISDIR(status.st_mode) else 0)
+            if fd >= 0:
+                status_of(fd, status)
+                return capture(fd, path, status, tally.warn, limit_bytes=limit)[0]
+            with longpath.reachable(path) as short:
+                return capture(short, path, status, tally.warn, limit_bytes=limit)[0]
+        except OSError as error:
+            raise not_read(error) from error
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     # --- one big file in many records -------------------------------------------------------------
 
-    def _parts(self, found: Found, tally: Tally) -> Iterator[Record]:
+    def _parts(
+        self, found: Found, tally: Tally, start: int = 0, *, known_changed: bool = False
+    ) -> Iterator[Record]:
         try:
-            fd = _open(found)
-        except OSError as error:
-            tally.warn(found.path, f"not read: {reason(error)}")
+            fd = open_file(found.path)
+            before = _status_or_close(fd, found.status)
+        except NotRead as why:
+            tally.warn(found.path, f"not read: {why}")
             self._links.forget(found)
             return
-        offset, flags = 0, EntryFlag(0)
+        sparse = is_sparse(before)
+        flags = EntryFlag.SPARSE if sparse else EntryFlag(0)
         try:
-            if not _same_file(os.fstat(fd), found.status):
-                tally.warn(found.path, "not read: replaced by something else while the backup ran")
-                self._links.forget(found)
-                return
-            while True:
-                buffer = bytearray(PAYLOAD_BYTES_MAX)
-                try:
-                    length = _fill(fd, memoryview(buffer))
-                except OSError as error:
-                    tally.warn(found.path, f"only the first {offset} bytes were read: {reason(error)}")
-                    length, flags = 0, EntryFlag.ERROR
-                tally.add(read=length)
-                if length < len(buffer):
+            for piece in pieces(fd, before.st_size, sparse=sparse, offset=start):
+                tally.add(read=len(piece.data))
+                if piece.last:
                     break
-                yield Record(self._part_meta(found, offset, found.status.st_size, flags), buffer)
-                offset += length
-            after = os.fstat(fd)
+                size = found.status.st_size
+                meta = part_meta(
+                    self._names, found, piece.offset, size, flags=flags, zero_bytes=piece.hole_bytes
+                )
+                yield Record(meta, piece.data)
+            extra, now, error = _finish(fd, found, before, tally)
         finally:
             os.close(fd)
-        size = offset + length
-        if not flags and (_differs(found.status, after) or size != after.st_size):
-            tally.warn(found.path, "changed while it was read")
-            flags = EntryFlag.CHANGED
+        piece = piece._replace(error=piece.error or error)
+        flags |= _judge(found, now, piece, extra, tally, known_changed=known_changed)
         tally.add(files=1)
-        last = Found(found.directory, found.name, after)
-        yield Record(self._part_meta(last, offset, size, flags, last=True), memoryview(buffer)[:length])
-
-    def _part_meta(
-        self, found: Found, offset: int, size: int, flags: EntryFlag, *, last: bool = False
-    ) -> bytes:
-        rows = EntryRows()
-        self._row(rows, found, EntryType.FILE, flags=flags, size=size)
-        self._names.fill(rows, [found])
-        return encode_part(rows.build(), offset, last=last)
+        meta = part_meta(
+            self._names,
+            now,
+            piece.offset,
+            piece.end,
+            flags=flags,
+            zero_bytes=piece.hole_bytes,
+            last=True,
+            extra=extra,
+        )
+        yield Record(meta, piece.data)
 
 
 def _read(found: Found, match: list[BaseRow]) -> bool:
     return not match and stat.S_ISREG(found.status.st_mode)
 
 
+def _status_or_close(fd: int, scanned: os.stat_result) -> os.stat_result:
+    try:
+        return status_of(fd, scanned)
+    except OSError as error:
+        os.close(fd)
+        raise not_read(error) from error
+    except NotRead:
+        os.close(fd)
+        raise
+
+
+def _finish(
+    fd: int, found: Found, before: os.stat_result, tally: Tally
+) -> tuple[Extra, Found, OSError | None]:
+    """What is known of a file at the end. What was sent of it must end somehow, even if this fails now."""
+    path = found.path
+    try:
+        extra, _ = capture(fd, path, before, tally.warn, limit_bytes=EXTRA_BYTES_MAX - len(path))
+        return extra, Found(found.directory, found.name, os.fstat(fd)), None
+    except OSError as error:
+        return {}, Found(found.directory, found.name, before), error
+
+
+def _judge(
+    found: Found,
+    now: Found,
+    last: Piece,
+    extra: Extra,
+    tally: Tally,
+    *,
+    known_changed: bool = False,
+) -> int:
+    """Flags for what went wrong while a file was read, and the warning that belongs to them."""
+    if last.error is not None:
+        extra["error"] = reason(last.error)
+        tally.warn(found.path, f"only the first {last.end} bytes were read: {extra['error']}")
+        return EntryFlag.ERROR
+    what = changed(found.status, now.status, last.end) or (
+        "changed while it was read" if known_changed else ""
+    )
+    if what:
+        tally.warn(found.path, what)
+        return EntryFlag.CHANGED
+    return 0
+
+
+_OPENED = frozenset({stat.S_IFDIR, stat.S_IFREG})
+_DEVICES = (EntryType.BLOCK, EntryType.CHAR)
 _SPECIAL: list[tuple[Callable[[int], bool], EntryType]] = [
     (stat.S_ISFIFO, EntryType.FIFO),
     (stat.S_ISSOCK, EntryType.SOCKET),
     (stat.S_ISBLK, EntryType.BLOCK),
     (stat.S_ISCHR, EntryType.CHAR),
 ]
-
-
-def _open(found: Found) -> int:
-    """Open for reading, without leaving a trace in the access time where that is allowed."""
-    path = found.path
-    nonblock = getattr(os, "O_NONBLOCK", 0)  # a fifo that took the file's place must not hold us up
-    try:
-        return os.open(path, _OPEN_FLAGS | nonblock)
-    except PermissionError:
-        return os.open(path, (_OPEN_FLAGS & ~getattr(os, "O_NOATIME", 0)) | nonblock)
-
-
-def _same_file(now: os.stat_result, then: os.stat_result) -> bool:
-    return stat.S_ISREG(now.st_mode) and (now.st_ino, now.st_dev) == (then.st_ino, then.st_dev)
-
-
-def _differs(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
-    )
-
-
-def _readinto(fd: int, view: memoryview) -> int:
-    if sys.platform == "win32":
-        data = os.read(fd, len(view))
-        view[: len(data)] = data
-        return len(data)
-    return os.readv(fd, [view])
-
-
-def _fill(fd: int, view: memoryview) -> int:
-    """Read until the view is full or the file ends."""
-    length = 0
-    while length < len(view) and (got := _readinto(fd, view[length:])):
-        length += got
-    return length

@@ -7,13 +7,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from staddle import typed
 from staddle.client.pump import RecordPump
-from staddle.client.source import Source
 from staddle.client.units import Record
 from staddle.engine.effects import (
     AskAssign,
@@ -55,7 +54,14 @@ Dial = Callable[[str, list[str]], Awaitable[Link]]
 
 REVERSE_CREDIT_BYTES = 1 << 20
 _OPEN_TIMEOUT_S = 10.0
-_agent_message: msgspec.msgpack.Decoder[AgentToClient] = typed.decoder(AgentToClient)
+_agent_message: typed.Decoder[AgentToClient] = typed.decoder(AgentToClient)
+
+
+class Remakes(Protocol):
+    """Where a stream's records come from."""
+
+    def remake(self, dropped: list[Record], bad: list[bytes], /) -> Iterator[Record]:
+        """The same input again, without referring to the containers in `bad`."""
 
 
 class StreamFailed(StaddleError):
@@ -68,7 +74,7 @@ class StreamDriver:
     """One stream, from its first assignment to its close. Everything runs on one event loop."""
 
     def __init__(
-        self, sender: StreamSender, source: Source, records: Iterator[Record], manager: Redial, dial: Dial
+        self, sender: StreamSender, source: Remakes, records: Iterator[Record], manager: Redial, dial: Dial
     ) -> None:
         self.sender = sender
         self._source = source

@@ -1,4 +1,9 @@
-"""Where a restore writes: the full source path below one directory, and never outside it."""
+"""What a restore does to the names below its root: nothing half-done ever has an entry's name.
+
+Whatever is made gets a name of its own beside the final one (`.staddle-` and 16 digits) and is renamed when
+it is whole; where nothing has the final name, what one call makes whole is made there at once. A restore that
+is killed leaves at most one such file, and the next one that enters the directory removes it.
+"""
 
 from __future__ import annotations
 
@@ -8,197 +13,271 @@ import os
 import re
 import stat
 import sys
-from typing import Final, NamedTuple
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-from staddle.client.scan import Warn, join, reason, split
+from staddle.client.metadata import Meta, Metadata
+from staddle.client.places import TEMPORARY, Places
+from staddle.client.scan import reason, split
 from staddle.errors import StaddleError
+from staddle.platform import fsattrs
+from staddle.platform.durable import try_lock
+from staddle.platform.flush import FlushList
 
-_BINARY: Final = getattr(os, "O_BINARY", 0)
-_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
-_PRIVATE_DIR: Final = 0o700
-_PRIVATE_FILE: Final = 0o600
-_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _HOPELESS: Final = frozenset({errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)})
-_NOT_ON_WINDOWS: Final = re.compile(rb'[\\:*?"<>|\x00-\x1f]')
-_PLACES_MAX: Final = 4096
-_DEVICE_NAME: Final = re.compile(rb"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
+_LEFTOVER: Final = re.compile(re.escape(TEMPORARY) + rb"[0-9a-f]{16}(?:-a)?")
+_OWNER_ALL: Final = 0o700
+_SWEPT_MAX: Final = 100_000
+_LIKELY_FOLDS: Final = sys.platform in {"darwin", "win32"}
+_BLOCKED: Final = frozenset({errno.EPERM, errno.EACCES})
 
 
-class Meta(NamedTuple):
-    """What is set on an entry once its content is there. `mode`: permission bits."""
+@dataclass(slots=True)
+class Fresh:
+    """A file that is being written. `place`: its name until it is whole."""
 
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
+    path: bytes
+    place: bytes
+    fd: int
 
-
-def windows_part(part: bytes) -> bytes:
-    """One part of a path as Windows can hold it: it must neither climb nor name a drive, stream or device."""
-    plain = _NOT_ON_WINDOWS.sub(b"_", part)
-    bare = plain.rstrip(b". ")  # Windows drops them: `.. ` would be `..`
-    plain = bare + b"_" * (len(plain) - len(bare))
-    return b"_" + plain if _DEVICE_NAME.fullmatch(plain) else plain
+    def close(self) -> None:
+        """Close its descriptor. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Target:
-    """A restore's directory. Creates what is asked for with private modes; metadata is set afterwards.
+    """The names below a root, as a restore uses them. For one thread at a time."""
 
-    A directory on the way that is a symlink is refused: it would lead the restore out of the target.
-    """
+    def __init__(
+        self,
+        root: bytes,
+        metadata: Metadata,
+        *,
+        make: bool = True,
+        replace: bool = True,
+        follow: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """Open it.
 
-    def __init__(self, root: bytes, warn: Warn) -> None:
-        """Args: root: absolute; made if it is missing. Raises StaddleError when that can't be done."""
+        Args:
+            root: absolute; made if it is missing.
+            metadata: sets what is set on entries.
+            make: False for a dry run, which changes nothing.
+            replace: may what is there be replaced at all.
+            follow: directories above the backup's roots, when it is restored in place.
+
+        Raises:
+            StaddleError: it can't be made or opened.
+        """
         self.root = root
-        self._warn = warn
-        self._checked: set[bytes] = {root}
-        self._places: dict[bytes, bytes] = {}
-        self.privileged = hasattr(os, "geteuid") and os.geteuid() == 0
-        try:
-            os.makedirs(root, exist_ok=True)
-        except OSError as error:
-            raise StaddleError(
-                f"cannot restore to {os.fsdecode(root)!r}: {reason(error)}",
-                hint="name a directory you can write",
-            ) from error
+        self.places = Places(root, make=make, replace=replace, follow=follow)
+        self.places.on_enter = self._entered
+        self._make_allowed = make
+        self._made: set[int] = set()
+        self._metadata = metadata
+        self._swept: set[int] = set()
+        self._folded: dict[int, int] = {}
+        if make:
+            self._entered(b"/", False)
 
-    def path(self, source: bytes) -> bytes:
-        """The place of a source path. Raises StaddleError for one that would lead outside."""
-        directory, _, name = source.rpartition(b"/")
-        place = self._places.get(directory)
-        if place is None:
-            if len(self._places) >= _PLACES_MAX:
-                self._places.clear()
-            place = self._places[directory] = self._place(directory)
-        # All names of one directory lead to the same place: only the last part is looked at for each.
-        return self._place(name, place) if name else place
+    def close(self) -> None:
+        """Close all directories. Idempotent."""
+        self.places.close()
 
-    def _place(self, source: bytes, below: bytes = b"") -> bytes:
-        parts = [part for part in source.split(b"/") if part]
-        if any(part in {b".", b".."} or b"\0" in part for part in parts):
-            raise StaddleError(f"the backup names a path that leads outside: {os.fsdecode(source)!r}")
-        if sys.platform == "win32":
-            parts = [windows_part(part) for part in parts]
-        top = below or self.root
-        return join(top, b"/".join(parts)) if parts else top
+    def _entered(self, path: bytes, made: bool) -> None:
+        if made:
+            self._made.add(hash(path))
+        elif hash(path) not in self._swept:
+            if len(self._swept) >= _SWEPT_MAX:
+                self._swept.clear()
+            self._swept.add(hash(path))
+            self._sweep(path)
 
-    def ensure_directory(self, path: bytes) -> None:
-        """Make `path` and what is missing above it. Raises StaddleError for a symlink on the way."""
-        missing = []
-        while path not in self._checked:
-            missing.append(path)
-            path = split(path)[0]
-        for step in reversed(missing):
+    def _sweep(self, path: bytes) -> None:
+        """Remove what a killed restore has left in a directory; a living one holds a lock on its file."""
+        with contextlib.suppress(OSError):
+            for name in self.places.names(path):
+                if name.startswith(TEMPORARY) and _LEFTOVER.fullmatch(name):
+                    with contextlib.suppress(OSError):
+                        self._remove_leftover((b"/" if path == b"/" else path + b"/") + name)
+
+    def _remove_leftover(self, path: bytes) -> None:
+        status = self.places.status(path)
+        if status is None or stat.S_ISDIR(status.st_mode):
+            return
+        if stat.S_ISREG(status.st_mode) and sys.platform != "win32":
+            fd = self.places.open_file(path)
             try:
-                status = os.lstat(step)
-            except FileNotFoundError:
-                os.mkdir(step, _PRIVATE_DIR)
-            else:
-                if not stat.S_ISDIR(status.st_mode):
-                    if stat.S_ISLNK(status.st_mode):
-                        raise StaddleError(
-                            f"{os.fsdecode(step)!r} is a symlink: a restore does not write through it",
-                            hint="remove it, or restore to an empty directory",
-                        )
-                    os.unlink(step)
-                    os.mkdir(step, _PRIVATE_DIR)
-            self._checked.add(step)
+                if not try_lock(fd):
+                    return
+            finally:
+                os.close(fd)
+        self.places.remove(path)
 
-    def _clear(self, path: bytes) -> None:
-        """Make room for a new entry: whatever has the name is unlinked, so nothing is written through it."""
-        self.ensure_directory(split(path)[0])
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+    # --- directories --------------------------------------------------------------------------------
 
-    def create_file(self, path: bytes) -> int:
-        """A new empty file, open for writing; its descriptor."""
-        self.ensure_directory(split(path)[0])
+    def directory(self, path: bytes) -> bool:
+        """Make a directory that is an entry of the backup; whether this restore has made it.
+
+        What has its name and is no directory is replaced. One that is there, and is closed to its own owner,
+        is opened for the time of the restore: its metadata are set last.
+        """
+        if self.places.make_directory(path):
+            return True
+        status = self.places.status(path)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            self.places.is_fresh(path, make=True)
+        if self.was_made(path):
+            return True
+        if status is not None and not self._metadata.privileged and sys.platform != "win32":
+            mode = stat.S_IMODE(status.st_mode)
+            if mode & _OWNER_ALL != _OWNER_ALL and status.st_uid == os.geteuid() and path != b"/":
+                self.places.change_mode(path, mode | _OWNER_ALL)
+        return False
+
+    def was_made(self, path: bytes) -> bool:
+        """Was a directory made only because something below it is restored. Says so once."""
+        known = hash(path) in self._made
+        self._made.discard(hash(path))
+        return known
+
+    def hold(self, flush: FlushList) -> None:
+        """Name the file system of the root as one that was written to."""
+        if sys.platform != "win32":
+            fd = self.places.open_directory(b"/")
+            try:
+                flush.add(fd)
+            finally:
+                os.close(fd)
+
+    # --- files --------------------------------------------------------------------------------------
+
+    def look(self, path: bytes) -> os.stat_result | None:
+        """The lstat of what has an entry's name; None if nothing has. Raises StaddleError, OSError."""
         try:
-            return os.open(path, _CREATE, _PRIVATE_FILE)
-        except FileExistsError:
-            os.unlink(path)
-            return os.open(path, _CREATE, _PRIVATE_FILE)
+            if self.places.is_fresh(split(path)[0], make=False):
+                return None  # whoever gets in the way here is no user of ours, and a rename deals with it
+            there = self.places.status(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if _LIKELY_FOLDS and self._make_allowed and there is not None and not stat.S_ISDIR(there.st_mode):
+            self._check_folding(path)  # it may be another entry that has just been restored
+        return there
 
-    def symlink(self, target: bytes, path: bytes) -> None:
+    def create_file(self, path: bytes) -> Fresh:
+        """A new empty file for the content of `path`, open for writing."""
+        self._check_folding(path)
+        fd, place = self.places.create(path)
+        if sys.platform != "win32":
+            try_lock(fd)
+        return Fresh(path, place, fd)
+
+    def publish(self, fresh: Fresh) -> None:
+        """The file is whole: it gets its name. Its descriptor stays open."""
+        self._put(fresh.place, fresh.path)
+
+    def discard(self, fresh: Fresh) -> None:
+        """Close it, and leave nothing of it."""
+        fresh.close()
+        with contextlib.suppress(OSError):
+            self.places.remove(fresh.place)
+
+    def _put(self, place: bytes, path: bytes) -> None:
+        try:
+            self.places.rename(place, path)
+        except (IsADirectoryError, FileExistsError, PermissionError):
+            if not self._clear_directory(path):
+                raise
+            self.places.rename(place, path)
+
+    def _clear_directory(self, path: bytes) -> bool:
+        """An empty directory makes room for another kind of entry. Raises StaddleError for a full one."""
+        status = self.places.status(path)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            return False
+        try:
+            self.places.remove_directory(path)
+        except OSError as error:
+            raise StaddleError(f"a directory that is not empty is in the way: {reason(error)}") from error
+        return True
+
+    # --- other kinds ----------------------------------------------------------------------------------
+
+    def symlink(self, target: bytes, path: bytes, meta: Meta) -> None:
         """A symlink that says `target`, whatever that is."""
-        self._clear(path)
-        os.symlink(target, path)
+        self._make(path, meta, lambda place: self.places.symlink(target, place), symlink=True)
+
+    def node(self, path: bytes, kind: int, device: int, meta: Meta) -> None:
+        """A named pipe, socket or device (`stat.S_IFIFO`, …). Raises OSError where there is no such thing."""
+        self._make(path, meta, lambda place: self.places.node(place, kind, device))
 
     def hard_link(self, existing: bytes, path: bytes) -> None:
-        """Another name of a file that was restored before."""
-        self.ensure_directory(split(existing)[0])
-        self._clear(path)
-        if os.link in os.supports_follow_symlinks:
-            os.link(existing, path, follow_symlinks=False)
-        else:
-            os.link(existing, path)
+        """Another name of an entry that was restored before."""
+        self._make(path, None, lambda place: self.places.link(existing, place))
 
-    def node(self, path: bytes, kind: int, device: int = 0) -> None:
-        """A named pipe, socket or device (`stat.S_IFIFO`, …). Raises OSError where there is no such thing."""
-        if sys.platform == "win32":
-            raise OSError(errno.ENOTSUP, "this system has no such files")
-        self._clear(path)
-        if kind == stat.S_IFIFO:
-            os.mkfifo(path, _PRIVATE_FILE)
-        else:
-            os.mknod(path, kind | _PRIVATE_FILE, device)
+    def _make(
+        self, path: bytes, meta: Meta | None, make: Callable[[bytes], None], *, symlink: bool = False
+    ) -> None:
+        """What one call makes; aside first if the name is taken."""
+        self._check_folding(path)
+        aside = self.places.status(path) is not None
+        place = self.places.temporary(path) if aside else path
+        make(place)
+        try:
+            if meta is not None:
+                self._metadata.set_named(self.places, place, path, meta, symlink=symlink)
+            if aside:
+                self._put(place, path)
+        except (OSError, StaddleError):
+            with contextlib.suppress(OSError):
+                self.places.remove(place)
+            raise
 
-    # --- metadata ---------------------------------------------------------------------------------
-
-    def set_file_metadata(self, fd: int, path: bytes, meta: Meta) -> None:
-        """Owner, mode and time of an open file, in the order in which none undoes another.
-
-        By its descriptor, so that nothing that has taken the name since can be hit. What can't be set is a
-        warning.
-        """
-        if sys.platform == "win32":
-            self.set_metadata(path, meta)
+    def _check_folding(self, path: bytes) -> None:
+        """Refuse a name that this file system takes for another one of the same backup."""
+        directory, _ = split(path)
+        if not self.places.folds(directory):
             return
-        try:
-            if self.privileged:
-                os.fchown(fd, meta.uid, meta.gid)
-            os.fchmod(fd, self._mode(meta))
-            os.utime(fd, ns=(meta.mtime_ns, meta.mtime_ns))
-        except (OSError, OverflowError) as error:
-            self._warn(path, f"metadata not set: {_why(error)}")
+        exact = hash(path)
+        if self._folded.setdefault(hash(fold(path)), exact) != exact:
+            raise StaddleError("the file system of the target takes it for the same name as another entry")
 
-    def set_directory_metadata(self, path: bytes, meta: Meta) -> None:
-        """The same for a directory, once nothing more is written into it."""
-        if sys.platform == "win32":
-            self.set_metadata(path, meta)
-            return
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError as error:
-            self._warn(path, f"metadata not set: {reason(error)}")
-            return
-        try:
-            self.set_file_metadata(fd, path, meta)
-        finally:
-            os.close(fd)
+    # --- errors -------------------------------------------------------------------------------------
 
-    def set_metadata(self, path: bytes, meta: Meta) -> None:
-        """The same for an entry that can't be opened; of a symlink its own owner and time."""
-        try:
-            link = stat.S_ISLNK(os.lstat(path).st_mode)
-            if self.privileged and sys.platform != "win32":
-                os.chown(path, meta.uid, meta.gid, follow_symlinks=False)
-            if not link:
-                os.chmod(path, self._mode(meta))
-            if os.utime in os.supports_follow_symlinks:
-                os.utime(path, ns=(meta.mtime_ns, meta.mtime_ns), follow_symlinks=False)
-            elif not link:
-                os.utime(path, ns=(meta.mtime_ns, meta.mtime_ns))
-        except (OSError, OverflowError) as error:
-            self._warn(path, f"metadata not set: {_why(error)}")
+    def why(self, path: bytes, error: OSError) -> str:
+        """What an error says, in words; looks for the file flag behind a refusal."""
+        if error.errno in _BLOCKED and sys.platform == "linux":
+            for place in (path, split(path)[0]):
+                if self._is_immutable(place):
+                    shown = os.fsdecode(self.root.rstrip(b"/") + place)
+                    return f"{shown!r} is immutable or append-only (`chattr -ia` makes it writable)"
+        return reason(error)
 
-    def _mode(self, meta: Meta) -> int:
-        """Set-id bits only where the owner is the original one: they lend the owner's rights."""
-        mode = stat.S_IMODE(meta.mode)
-        if self.privileged or not hasattr(os, "geteuid") or os.geteuid() == meta.uid:
-            return mode
-        return mode & ~_SET_ID
+    def _is_immutable(self, path: bytes) -> bool:
+        try:
+            status = self.places.status(path)
+            if status is None or stat.S_IFMT(status.st_mode) not in {stat.S_IFREG, stat.S_IFDIR}:
+                return False
+            if sys.platform == "win32":
+                return False
+            is_directory = stat.S_ISDIR(status.st_mode)
+            fd = self.places.open_directory(path) if is_directory else self.places.open_file(path)
+            try:
+                return bool(fsattrs.get_flags(fd) & (fsattrs.IMMUTABLE | fsattrs.APPEND))
+            finally:
+                os.close(fd)
+        except (OSError, StaddleError):
+            return False
+
+
+def fold(path: bytes) -> bytes:
+    """What names that some file systems take for the same have in common: letters without case, composed."""
+    text = path.decode(errors="surrogateescape").casefold()
+    return unicodedata.normalize("NFD", text).encode(errors="surrogateescape")
 
 
 def check_hopeless(error: OSError, root: bytes) -> None:
@@ -208,7 +287,3 @@ def check_hopeless(error: OSError, root: bytes) -> None:
             f"cannot go on restoring to {os.fsdecode(root)!r}: {reason(error)}",
             hint="make room, or restore to another directory",
         ) from error
-
-
-def _why(error: OSError | OverflowError) -> str:
-    return reason(error) if isinstance(error, OSError) else "the time is out of this system's range"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import stat
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from staddle.api.types import Buffer
 from staddle.client.scan import Found, Warn
@@ -20,11 +20,19 @@ _ROW_BYTES = 84
 
 @dataclass(slots=True)
 class Record:
-    """One numbered unit of a stream. `founds` are kept where rows may have to be read after all."""
+    """One numbered unit of a stream.
+
+    Attributes:
+        meta: what is sent.
+        payload: with it.
+        founds: the entries whose rows are in it, kept where rows may have to be read after all.
+        begin: where in the first of them its first row begins; what is before stands in an earlier record.
+    """
 
     meta: bytes
     payload: Buffer
-    founds: list[Found] = field(default_factory=list)
+    founds: Sequence[Found] = ()
+    begin: int = 0
 
     @property
     def size(self) -> int:
@@ -81,8 +89,9 @@ class Units:
             batch: list[Found] = []
             content = meta = 0
             while (found := self._next()) is not None:
-                size = found.status.st_size if stat.S_ISREG(found.status.st_mode) else 0
-                cost = _ROW_BYTES + len(found.name) + len(found.directory)
+                directory, name, status = found
+                size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+                cost = _ROW_BYTES + len(name) + len(directory)
                 big = size > SMALL_BYTES_MAX
                 if big and not batch:
                     return Unit([found], big=True)

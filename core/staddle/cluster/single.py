@@ -24,7 +24,7 @@ from staddle import typed
 from staddle.api.types import FenceProof, Lease, Member
 from staddle.cluster.plugin import SingleConfig
 from staddle.errors import Corrupt, Fenced, Locked, StaddleError, UsageError
-from staddle.platform.durable import fsync_dir, write_file_durable
+from staddle.platform.durable import make_directories, write_file_durable
 from staddle.platform.lock import FileLock
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -64,9 +64,7 @@ class SingleClusterManager:
         with self._lock:
             if name in self._held:
                 raise Locked(f"{name} is held by {self._held[name][1].holder} in this very process")
-            os.makedirs(self._path, mode=0o700, exist_ok=True)
-            # The directory too must survive, or its epoch does not.
-            fsync_dir(os.path.dirname(os.path.abspath(self._path)))
+            make_directories(self._path)  # the directory too must survive, or its epoch does not
             file_lock = self._take(name)
             try:
                 stored = self._read(name)

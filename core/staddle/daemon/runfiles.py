@@ -5,13 +5,14 @@ The lock is held by the daemon for its life, so a file that a crash left behind 
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import msgspec
 
 from staddle import typed
 from staddle.config import home_paths
-from staddle.errors import Locked
+from staddle.errors import Corrupt, Locked
 from staddle.platform.durable import write_file_durable
 from staddle.platform.lock import FileLock
 
@@ -23,6 +24,20 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     pids: list[int]
     urls: list[str]
+
+
+class _Stored(RunFile, frozen=True, kw_only=True):
+    """As it stands in the file: a wrong process id must send no signal to somebody else's process.
+
+    A daemon of the first release writes no `check`.
+    """
+
+    check: str = ""
+
+
+def _check(run: RunFile) -> str:
+    plain = msgspec.json.encode([run.part, run.pid, run.pids, run.urls])
+    return hashlib.sha256(plain).hexdigest()[:16]
 
 
 def _path(home: str, part: str, ending: str) -> str:
@@ -43,7 +58,8 @@ def claim(home: str, part: str) -> FileLock:
 
 def publish(home: str, run: RunFile) -> None:
     """Say that the daemon is ready."""
-    write_file_durable(_path(home, run.part, "json"), msgspec.json.encode(run))
+    stored = msgspec.json.encode(msgspec.structs.asdict(run) | {"check": _check(run)})
+    write_file_durable(_path(home, run.part, "json"), stored)
 
 
 def withdraw(home: str, part: str) -> None:
@@ -55,7 +71,7 @@ def withdraw(home: str, part: str) -> None:
 
 
 def running(home: str, part: str) -> RunFile | None:
-    """The daemon that holds the lock now, or None."""
+    """The daemon that holds the lock now, or None. Raises Corrupt if what it says of itself is damaged."""
     path = _path(home, part, "lock")
     if not os.path.exists(path):
         return None
@@ -63,8 +79,18 @@ def running(home: str, part: str) -> RunFile | None:
     if lock.acquire():
         lock.release()
         return None
+    path = _path(home, part, "json")
     try:
-        with open(_path(home, part, "json"), "rb") as handle:
-            return typed.from_json(handle.read(), RunFile)
-    except (OSError, msgspec.MsgspecError):
+        with open(path, "rb") as handle:
+            stored = typed.from_json(handle.read(), _Stored)
+    except OSError:
         return None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        stored = None
+    found = stored and RunFile(part=stored.part, pid=stored.pid, pids=stored.pids, urls=stored.urls)
+    if stored is None or found is None or found.part != part or stored.check not in {"", _check(found)}:
+        raise Corrupt(
+            f"{path} is damaged: {part} runs, but which process it is can't be told",
+            hint=f"end {part} of this home by hand, then `staddle up`",
+        )
+    return found

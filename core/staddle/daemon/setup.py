@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -14,8 +15,10 @@ from staddle.api.transport import Credentials
 from staddle.config import Settings, home_paths, initial_text
 from staddle.data import keyring as keyring_format
 from staddle.data.crypto import ChunkerSpec, DomainKeys, RecoveryKey
-from staddle.errors import ConfigError, Locked, UsageError
+from staddle.errors import ConfigError, Denied, Locked, UsageError
 from staddle.ids import Ids
+from staddle.platform.construction import marker_of, under_construction
+from staddle.platform.durable import fsync_dir, make_directories
 from staddle.wire.pki import CertificateAuthority, make_ca, write_credentials, write_private
 
 AGENTS_MAX = 16
@@ -57,20 +60,28 @@ class Identities:
 
     def domains(self) -> dict[str, DomainKeys]:
         """The keys of all dedup domains, by name."""
+        path = os.path.join(self._pki, "domains.keys")
         try:
-            with open(os.path.join(self._pki, "domains.keys"), "rb") as handle:
+            with open(path, "rb") as handle:
                 found = typed.unpack(handle.read(), list[DomainKeys])
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigError(
-                f"the domain keys in {self._pki} can't be read: {error}",
-                hint="restore pki/ from a copy, or bring the keys back with the recovery key",
+                f"the domain keys {path} can't be read: {_why(error)}",
+                hint="restore pki/ from a copy of this home",
             ) from error
         return {keys.domain: keys for keys in found}
 
     def keyring(self) -> bytes:
         """The sealed keyring, as it lies on every medium."""
-        with open(os.path.join(self._pki, "keyring"), "rb") as handle:
-            return handle.read()
+        path = os.path.join(self._pki, "keyring")
+        try:
+            with open(path, "rb") as handle:
+                return handle.read()
+        except OSError as error:
+            raise ConfigError(
+                f"the keyring {path} can't be read: {_why(error)}",
+                hint="restore pki/ from a copy of this home",
+            ) from error
 
     def recovery_key(self) -> RecoveryKey | None:
         """The recovery key if it is still on this host."""
@@ -79,6 +90,14 @@ class Identities:
                 return RecoveryKey.parse(handle.read())
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError:
+            raise Denied(
+                "this is no recovery key: it is no plain text", hint="take another copy of it"
+            ) from None
+
+
+def _why(error: OSError | msgspec.MsgspecError) -> str:
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is damaged"
 
 
 def local_url(home: str, part: str) -> str:
@@ -108,21 +127,52 @@ def free_ports(count: int) -> list[int]:
 def initialise(home: str, agents: int, ids: Ids) -> str:
     """Make a grid in `home`; the recovery key's text. Raises Locked if there is one, UsageError."""
     if not 1 <= agents <= AGENTS_MAX:
-        raise UsageError(f"--agents {agents}: between 1 and {AGENTS_MAX}")
+        raise UsageError(
+            f"--agents {agents}: between 1 and {AGENTS_MAX}", hint="more of them can be added to staddle.toml"
+        )
     paths = home_paths(home)
-    if os.path.exists(paths.config_file):
+    # The configuration comes last: a home without it is no grid, whatever else a crash has left there.
+    with under_construction(paths.config_file, lambda: _check_free(home), lambda: _clear(home)) as finish:
+        recovery, text = _make(home, agents, ids)
+        finish(text.encode())
+    return recovery.text()
+
+
+def _check_free(home: str) -> None:
+    final = home_paths(home).config_file
+    if os.path.exists(final):
         raise Locked(
             f"{home} holds a grid already", hint="take another --home, or use this one with `staddle up`"
         )
-    if os.path.isdir(home) and os.listdir(home):
+    if os.path.lexists(home) and not os.path.isdir(home):
+        raise Locked(f"{home} is no directory", hint="take a new or empty directory for --home")
+    own = os.path.basename(marker_of(final))
+    found = os.listdir(home) if os.path.isdir(home) else []
+    if own not in found and not all(name.startswith(own) for name in found):
         raise Locked(f"{home} is not empty", hint="take an empty directory for --home")
+
+
+def _clear(home: str) -> None:
+    """Remove what a cut-off `init` has made: nobody has seen its recovery key."""
+    own = os.path.basename(marker_of(home_paths(home).config_file))
+    with os.scandir(home) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            elif not entry.name.startswith(own):
+                os.unlink(entry.path)
+    fsync_dir(home)
+
+
+def _make(home: str, agents: int, ids: Ids) -> tuple[RecoveryKey, str]:
+    """All but the configuration, durably; and its text."""
+    paths = home_paths(home)
     names = [f"a{number}" for number in range(1, agents + 1)]
-    for directory in (home, paths.pki, paths.manager, paths.run, paths.log, paths.config_dir):
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-    for name in names:
-        os.makedirs(paths.agent(name), mode=0o700)
-    for number in range(1, agents + 1):
-        os.makedirs(paths.medium(f"m{number}"), mode=0o700)
+    for directory in (paths.pki, paths.manager, paths.run, paths.log, paths.config_dir):
+        make_directories(directory)
+    for number, name in enumerate(names, 1):
+        make_directories(paths.agent(name))
+        make_directories(paths.medium(f"m{number}"))
     grid = ids.new_id()
     _make_identities(paths.pki, grid, names)
     recovery = _make_keys(paths.pki, grid, ids)
@@ -133,9 +183,7 @@ def initialise(home: str, agents: int, ids: Ids) -> str:
         manager_url=f"tcp://127.0.0.1:{ports[0]}",
         agent_urls=[f"tcp://127.0.0.1:{port}" for port in ports[1:]],
     )
-    # Last: a home without its configuration is no grid, whatever else a crash has left there.
-    write_private(paths.config_file, text.encode())
-    return recovery.text()
+    return recovery, text
 
 
 def _make_identities(pki: str, grid: bytes, agents: list[str]) -> None:

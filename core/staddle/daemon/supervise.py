@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 from staddle.config import Settings, home_paths
 from staddle.daemon import runfiles
 from staddle.daemon.runfiles import RunFile
-from staddle.errors import Unavailable
+from staddle.errors import StaddleError, Unavailable
 from staddle.platform import process
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0
 _POLL_S = 0.05
-_LOG_TAIL_BYTES = 2000
+_LOG_READ_BYTES = 1 << 20
 _ERROR = "staddle: "
 
 
@@ -24,50 +26,77 @@ def parts(settings: Settings) -> list[str]:
     return ["manager", *(f"agent-{name}" for name in settings.agent)]
 
 
+@dataclass(frozen=True)
+class _Started:
+    """A daemon on its way: `log` has what it says, from `offset` on."""
+
+    part: str
+    process: subprocess.Popen[bytes]
+    log: str
+    offset: int
+
+
 def start_missing(settings: Settings) -> list[RunFile]:
-    """Start what does not run; the daemons that were started. Raises Unavailable for one that fails."""
+    """Start what does not run; the daemons that were started.
+
+    Raises: StaddleError for one that fails, with its own words and its own exit code.
+    """
     home = settings.home
     missing = [part for part in parts(settings) if runfiles.running(home, part) is None]
-    started = []
-    for part in missing:
-        started.append((part, _spawn(home, part)))
-        if part == "manager":
-            _await_ready(home, *started[-1])
-    return [_await_ready(home, part, pid) for part, pid in started]
+    started: list[_Started] = []
+    try:
+        for part in missing:
+            started.append(_spawn(home, part))
+            if part == "manager":
+                _await_ready(home, started[-1])
+        return [_await_ready(home, each) for each in started]
+    finally:
+        for each in started:
+            process.forget(each.process)
 
 
-def _spawn(home: str, part: str) -> int:
+def _spawn(home: str, part: str) -> _Started:
     log_dir = home_paths(home).log
     os.makedirs(log_dir, mode=0o700, exist_ok=True)
     words = ["manager"] if part == "manager" else ["agent", part.removeprefix("agent-")]
     argv = [sys.executable, "-m", "staddle", "daemon", *words, "--home", home]
-    with open(os.path.join(log_dir, f"{part}.out"), "ab") as log:
-        return process.spawn_detached(argv, log)
+    path = os.path.join(log_dir, f"{part}.out")
+    with open(path, "ab") as log:
+        return _Started(part, process.spawn_detached(argv, log), path, log.tell())
 
 
-def _await_ready(home: str, part: str, pid: int) -> RunFile:
+def _await_ready(home: str, started: _Started) -> RunFile:
     limit = time.monotonic() + START_LIMIT_S
     while time.monotonic() < limit:
-        run = runfiles.running(home, part)
+        run = runfiles.running(home, started.part)
         if run is not None:
             return run
-        if not process.alive(pid):
-            break
+        code = started.process.poll()
+        if code is not None:
+            raise StaddleError(
+                f"{started.part} did not start: {_cause(started)}",
+                hint=f"its log is {started.log}",
+                code="START_FAILED",
+                retry="operator",
+                exit_code=code if 0 < code < 128 else Unavailable.default_exit_code,
+            )
         time.sleep(_POLL_S)
-    path = os.path.join(home_paths(home).log, f"{part}.out")
-    raise Unavailable(f"{part} did not start: {_tail(path)}", hint=f"see {path}")
+    raise Unavailable(
+        f"{started.part} is not ready after {START_LIMIT_S:.0f} s", hint=f"its log is {started.log}"
+    )
 
 
-def _tail(path: str) -> str:
-    """What a daemon said last: its error, else the last line that is not empty."""
+def _cause(started: _Started) -> str:
+    """What a daemon said since it was started: its first error, since others follow from it."""
     try:
-        with open(path, "rb") as handle:
-            handle.seek(max(0, os.path.getsize(path) - _LOG_TAIL_BYTES))
-            lines = [line for line in handle.read().decode(errors="replace").splitlines() if line.strip()]
+        with open(started.log, "rb") as handle:
+            handle.seek(started.offset)
+            text = handle.read(_LOG_READ_BYTES).decode(errors="replace")
     except OSError:
         return "it left no log"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-    return (said or lines or ["it said nothing"])[-1].strip()
+    return said[0] if said else (lines or ["it said nothing"])[-1]
 
 
 def stop_all(settings: Settings) -> list[str]:

@@ -7,6 +7,9 @@ Two rules make the cuts a function of the file's bytes (from its first byte in t
 - Zero blocks are whole 64 KiB blocks at multiples of 64 KiB of the file's offset. They are found before the
   cutting and end the stretch of data before them, so a block counts as known only when it is complete.
 
+Images of devices are cut at multiples of one length instead: what changes on a device stays in its place, and
+data moves by whole blocks, so neither search nor state is needed to find it again.
+
 FastCDC: Xia et al., "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for Data
 Deduplication", USENIX ATC 2016; here with normalisation level 2 and a seeded gear table.
 """
@@ -51,6 +54,7 @@ class Chunker:
     Attributes:
         small_bytes_max: a whole file of at most this many bytes is one chunk, without looking at it.
         carry_bytes_max: what may remain uncut when more of the file is to come.
+        fixed_bytes: length of an image's chunks, a power of two: the largest up to the average.
     """
 
     def __init__(self, spec: ChunkerSpec) -> None:
@@ -64,6 +68,7 @@ class Chunker:
         self.max_bytes = spec.max_bytes
         self.small_bytes_max = min(spec.min_bytes, ZERO_BLOCK_BYTES - 1)
         self.carry_bytes_max = spec.max_bytes + ZERO_BLOCK_BYTES
+        self.fixed_bytes = 1 << (spec.average_bytes.bit_length() - 1)
         self._cdc = FastCDC(
             spec.average_bytes,
             min_size=spec.min_bytes,
@@ -96,6 +101,20 @@ class Chunker:
             done = chunk.offset + chunk.length
         return done
 
+    def cut_fixed(self, view: memoryview, base: int, offset: int, rows: Rows, *, end_known: bool) -> int:
+        """The same for an image: cuts at multiples of `fixed_bytes` of the image; `offset` is the view's."""
+        length = len(view)
+        done = 0
+        while done < length:
+            size = self.fixed_bytes - (offset + done) % self.fixed_bytes
+            if size > length - done:
+                if not end_known:
+                    break
+                size = length - done
+            rows.add(base + done, size)
+            done += size
+        return done
+
 
 def zero_runs(view: memoryview, offset: int) -> list[tuple[int, int]]:
     """Runs of complete zero blocks in `view`, as (start, end) positions in it.
@@ -124,11 +143,12 @@ def zero_runs(view: memoryview, offset: int) -> list[tuple[int, int]]:
 class FileCutter:
     """Cuts one file whose bytes arrive in pieces. `offset` is where the first uncut byte stands in it."""
 
-    __slots__ = ("_chunker", "_zeros", "offset", "rows_made")
+    __slots__ = ("_chunker", "_fixed", "_zeros", "offset", "rows_made")
 
-    def __init__(self, chunker: Chunker, offset: int = 0) -> None:
-        """Args: chunker: of the domain. offset: in the file, of the first byte to come."""
+    def __init__(self, chunker: Chunker, offset: int = 0, *, fixed: bool = False) -> None:
+        """Args: chunker: of the domain. offset: in the file, of the first byte to come. fixed: an image."""
         self._chunker = chunker
+        self._fixed = fixed
         self._zeros = 0
         self.offset = offset
         self.rows_made = 0
@@ -142,13 +162,15 @@ class FileCutter:
         before = len(rows)
         place = 0
         for start, end in zero_runs(view, self.offset):
-            self._stretch(view[place:start], base + place, True, rows)
+            self._stretch(view[place:start], base + place, self.offset + place, rows, end_known=True)
             self._zeros += end - start
             place = end
         known = len(view)
         if not end_known:
             known -= min((self.offset + known) % ZERO_BLOCK_BYTES, known - place)
-        place += self._stretch(view[place:known], base + place, end_known, rows)
+        place += self._stretch(
+            view[place:known], base + place, self.offset + place, rows, end_known=end_known
+        )
         self.offset += place
         self.rows_made += len(rows) - before
         return place
@@ -165,11 +187,15 @@ class FileCutter:
             self._zeros = 0
             self.rows_made += 1
 
-    def _stretch(self, view: memoryview, base: int, end_known: bool, rows: Rows) -> int:
+    def _stretch(self, view: memoryview, base: int, offset: int, rows: Rows, *, end_known: bool) -> int:
+        """Cut data without zero blocks that stands at `base` of its buffer and at `offset` of the file."""
         if not view:
             return 0
         mark = len(rows)
-        done = self._chunker.cut_data(view, base, end_known, rows)
+        if self._fixed:
+            done = self._chunker.cut_fixed(view, base, offset, rows, end_known=end_known)
+        else:
+            done = self._chunker.cut_data(view, base, end_known, rows)
         if done and self._zeros:  # the run of zeros before this data ended here
             rows.starts.insert(mark, ZERO)
             rows.lengths.insert(mark, self._zeros)

@@ -99,9 +99,9 @@ class Collector:
         """Where the next byte of the open file stands in it; None if no file is open."""
         return None if self._file is None else self._file.offset + self._end - self._uncut
 
-    def begin(self, offset: int) -> None:
-        """A file comes in pieces, the first of which stands at `offset` in it."""
-        self._file = FileCutter(self._chunker, offset)
+    def begin(self, offset: int, *, fixed: bool = False) -> None:
+        """A file, or with `fixed` an image, comes in pieces, the first of which stands at `offset` in it."""
+        self._file = FileCutter(self._chunker, offset, fixed=fixed)
         self._uncut = self._end
 
     def piece(self, payload: Buffer) -> None:

@@ -275,22 +275,37 @@ class EntryRows:
         offset: int = 0,
         flags: int = 0,
         link: bytes = b"",
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | bytes | None = None,
     ) -> int:
-        """Append one row; returns its number. See COLUMNS for the meanings; `mode` may be a whole st_mode."""
-        at = self._dirs.setdefault(directory, len(self._dirs))
-        self._rows.append(
-            (at, type, mode & 0o7777, uid, gid, size, mtime_ns, ctime_ns, inode, device, nlink, offset, flags)
+        """Append one row; returns its number. See COLUMNS for the meanings.
+
+        `mode` may be a whole st_mode; `extra` may be packed already.
+        """
+        values = (
+            *(type, mode & 0o7777, uid, gid, size, mtime_ns, ctime_ns, inode, device, nlink),
+            *(offset, flags),
         )
+        packed = extra if isinstance(extra, bytes) else msgspec.msgpack.encode(extra) if extra else b""
+        return self.add_values(directory, name, values, link, packed)
+
+    def add_values(
+        self, directory: bytes, name: bytes, values: tuple[int, ...], link: bytes = b"", extra: bytes = b""
+    ) -> int:
+        """The same for who has a million rows to add.
+
+        Args:
+            directory: of the path.
+            name: its last part.
+            values: in the order of COLUMNS, without `dir`, `link` and `extra`; mode without the type.
+            link: target, empty for none.
+            extra: a packed map, empty for none.
+        """
+        self._rows.append((self._dirs.setdefault(directory, len(self._dirs)), *values))
         self._names.append(name)
         if link:
             self._links.append(link)
         self._link.append(len(self._links) if link else 0)
-        if extra:
-            packed = msgspec.msgpack.encode(extra)
-            self._extra.append(self._extras.setdefault(packed, len(self._extras) + 1))
-        else:
-            self._extra.append(0)
+        self._extra.append(self._extras.setdefault(extra, len(self._extras) + 1) if extra else 0)
         return len(self._rows) - 1
 
     def build(self) -> EntryBatch:

@@ -26,7 +26,7 @@ def unmsgpack(data: Buffer, kind: type[_Struct]) -> _Struct:
     """Decode msgpack that may be hostile. Raises ValueError, whatever is wrong with it."""
     try:
         return typed.unpack(data, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
@@ -41,8 +41,8 @@ class Copy(msgspec.Struct, frozen=True):
 Locate = Callable[[bytes], Sequence[Copy]]
 """Copies of a container, the best first. Raises NotFound, or gives none, if there are none now."""
 
-BadCopy = Callable[[bytes, Volume, StaddleError], None]
-"""Told of each copy that failed: (container id, volume, error). Called from reading threads."""
+BadCopy = Callable[[bytes, Copy, StaddleError], None]
+"""Told of each copy that failed: (container id, copy, error). Called from reading threads."""
 
 
 _Found = dict[bytes, bytes]
@@ -187,33 +187,34 @@ class ChunkReader:
         copies, reader = kept or ([], None)
         asked_again = False
         found: _Found = {}
-        errors: list[StaddleError] = []
+        said: dict[str, StaddleError] = {}  # by medium, since copies are asked for twice
         while True:
             if self._closed:
                 raise Cancelled("the restore was given up", retry="elsewhere")
             if not copies:  # none kept; or those that worked for earlier batches have failed now
                 if not asked_again:
-                    copies = self._located(container_id, errors)
+                    copies = self._located(container_id, said)
                 asked_again = True
                 if not copies:
-                    raise _no_copy_left(container_id, errors)
+                    raise no_copy_left(f"container {container_id.hex()}", said)
             try:
                 reader = reader or self._open(container_id, copies[0])
                 _take(reader, container_id, wanted, found)
             except Exception as caught:  # noqa: BLE001 - a copy that fails in any way is left for the next
                 error = caught if isinstance(caught, StaddleError) else _unexpected(caught)
-                errors.append(error)
-                self._bad_copy(container_id, copies.pop(0).volume, error)
+                bad = copies.pop(0)
+                said[bad.volume.label.medium] = error
+                self._bad_copy(container_id, bad, error)
                 reader = None
                 continue
             self._keep(container_id, copies, reader)
             return found
 
-    def _located(self, container_id: bytes, errors: list[StaddleError]) -> list[Copy]:
+    def _located(self, container_id: bytes, said: dict[str, StaddleError]) -> list[Copy]:
         try:
             return list(self._locate(container_id))
         except StaddleError as error:
-            errors.append(error)
+            said[""] = error
             return []
 
     def _open(self, container_id: bytes, copy: Copy) -> ContainerReader:
@@ -262,13 +263,26 @@ def _unexpected(error: Exception) -> StaddleError:
     return wrapped
 
 
-def _no_copy_left(container_id: bytes, errors: list[StaddleError]) -> StaddleError:
-    damaged = errors and all(isinstance(error, Corrupt | NotFound) for error in errors)
-    kind = Corrupt if damaged else MediumFailed
-    what = "; ".join(f"{error.code}: {error.message}" for error in errors) or "no copy is known here"
-    return kind(
-        f"container {container_id.hex()} can't be read from any copy: {what}",
-        hint="bring a medium with another copy back, or restore through an agent that reaches one",
-        retry="elsewhere",
-        scope="object",
+def no_copy_left(what: str, said: Mapping[str, StaddleError]) -> StaddleError:
+    """The one error after every copy of an object has failed; says what is wrong with it on which medium.
+
+    Args:
+        what: the object, for people.
+        said: the last error by medium; that of looking for copies has none.
+    """
+    damaged = said and all(isinstance(error, Corrupt | NotFound) for error in said.values())
+    parts = [
+        f"{f'on medium {medium}: ' if medium else ''}{error.code}: {error.message}"
+        for medium, error in said.items()
+    ]
+    if not damaged:
+        return MediumFailed(
+            f"{what} can't be read from any copy: {'; '.join(parts) or 'no copy is known here'}",
+            hint="bring a medium with another copy back, or restore through an agent that reaches one",
+            retry="elsewhere",
+            scope="object",
+        )
+    return Corrupt(
+        f"{what} is damaged in every copy: {'; '.join(parts)}",
+        hint="the next backup of the same files stores it again; `staddle verify` names what is hit",
     )

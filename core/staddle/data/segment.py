@@ -28,6 +28,7 @@ _PART = int(EntryFlag.PART)
 _PART_BITS = int(EntryFlag.PART | EntryFlag.LAST)
 _DIRECTORY = int(EntryType.DIRECTORY)
 _NAMED_STREAM = int(EntryType.NAMED_STREAM)
+_IMAGE = int(EntryType.IMAGE)
 
 
 class SegmentResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ class SegmentBuilder:
         if self._part is None:
             self._part_offset = record.offset
             self._part_first = self._collector.chunks
-            self._collector.begin(record.offset)
+            self._collector.begin(record.offset, fixed=int(record.batch.columns["type"][0]) == _IMAGE)
         elif record.offset != self._collector.offset:
             raise ProtocolError(f"a part at {record.offset} came where {self._collector.offset} was expected")
         self._part = record

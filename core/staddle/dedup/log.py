@@ -134,13 +134,13 @@ class LogWriter:
 
     @classmethod
     def resume(cls, directory: str, generation: int, good_bytes: int, files: Files) -> LogWriter:
-        """Go on after the last good record; a torn rest is cut off, durably."""
+        """Go on after the last good record; a torn rest is cut off. All that was read is durable then."""
         path = os.path.join(directory, log_name(generation))
         fd = files.reopen(path)
         try:
             if os.path.getsize(path) > good_bytes:
                 files.truncate(fd, good_bytes)
-                files.datasync(fd)
+            files.datasync(fd)  # whoever wrote the last record may have died before its sync
         except BaseException:
             files.close(fd)
             raise

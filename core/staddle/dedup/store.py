@@ -11,7 +11,7 @@ from staddle.dedup.manifest import MANIFEST_NAME, Manifest, load_manifest, save_
 from staddle.dedup.rows import PARTITIONS, Table
 from staddle.dedup.runs import open_run, run_name
 from staddle.errors import Corrupt, Locked
-from staddle.platform.durable import Files, try_lock
+from staddle.platform.durable import Files, make_directories, try_lock
 
 _LOCK_NAME = "lock"
 _ALL = tuple(range(PARTITIONS))
@@ -50,13 +50,14 @@ class Store:
             Locked: another process, or another library of this one, has it.
             NewerFormat: a newer release wrote it.
         """
-        if not os.path.isdir(directory):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            files.sync_dir(os.path.dirname(os.path.abspath(directory)))
+        make_directories(directory)
         # Not through `files`: the lock file's bytes and name need no durability.
         lock_fd = os.open(os.path.join(directory, _LOCK_NAME), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(lock_fd, directory)
+            # A process that was killed may have named a manifest and died before its sync: nothing that an
+            # older one needs may be removed before.
+            files.sync_dir(directory)
             return cls(directory, files, lock_fd)
         except BaseException:
             os.close(lock_fd)

@@ -143,8 +143,12 @@ class RealGrid:
 
     def backup(self, *words: str) -> RunningBackup:
         """Start a backup with `--json`."""
+        return self.start("backup", *words, "--json")
+
+    def start(self, *words: str) -> RunningBackup:
+        """Start a command whose output is JSON Lines."""
         started = subprocess.Popen(
-            [*STADDLE, "backup", *words, "--json"],
+            [*STADDLE, *words],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

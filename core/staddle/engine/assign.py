@@ -132,6 +132,7 @@ def paths_of(
                     suspect_until_ns=health.suspect_until_ns(path),
                     agent_load=agent_load.get(agent, 0),
                     medium_load=medium_load.get(name, 0),
+                    low=health.low(path),
                 )
             )
     return paths

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from staddle.engine import ops
 from staddle.engine.messages import Commit, CommitOk, CommitReply, Gone, Short, Stale, StoredObject
 from staddle.engine.tables import (
@@ -16,6 +18,11 @@ from staddle.engine.tables import (
     StreamState,
     Tables,
 )
+from staddle.errors import Denied
+
+COUNT_MAX = 2**63 - 1
+"""What a count of the catalog, and of a snapshot, holds."""
+_COUNTS = ("files", "dirs", "bytes_read", "bytes_stored")
 
 
 def decide_commit(t: Tables, commit: Commit, wall_ns: int) -> tuple[list[ops.Op], CommitReply]:
@@ -34,6 +41,10 @@ def decide_commit(t: Tables, commit: Commit, wall_ns: int) -> tuple[list[ops.Op]
     mine = (stream.epoch, stream.agent) == (commit.epoch, commit.agent)
     if not (current and mine and commit.first == stream.next_seq < commit.next):
         return [], Stale(epoch=stream.epoch, next_seq=stream.next_seq)
+    if commit.manifest.id in t.objects:
+        raise Denied(f"job {job.id} stream {stream.stream}: the manifest has the id of another object")
+    if any(getattr(backup, name) + getattr(commit, name) > COUNT_MAX for name in _COUNTS):
+        raise Denied(f"job {job.id} stream {stream.stream}: a backup can't be that large")
     domains = t.up_domains(pool)
     if short := _short(t, commit, stream.media, pool, domains):
         return [], short
@@ -51,8 +62,8 @@ def decide_commit(t: Tables, commit: Commit, wall_ns: int) -> tuple[list[ops.Op]
         ordinal=stream.ordinal,
         first=commit.first,
         next=commit.next,
-        manifest=commit.manifest,
-        containers=commit.containers,
+        manifest=_on(stream.media, commit.manifest),
+        containers=[_on(stream.media, item) for item in commit.containers],
         refs=b"".join(refs),
         revived=[i for i in refs if i not in new and t.objects[i].state is ObjectState.CONDEMNED],
         domain=pool.domain,
@@ -95,6 +106,13 @@ def _short(t: Tables, commit: Commit, media: list[str], pool: Pool, domains: dic
             short.append(item.id)
             missing.update(name for name in media if name not in counted)
     return Short(objects=short, media=sorted(missing)) if short else None
+
+
+def _on(media: list[str], item: StoredObject) -> StoredObject:
+    """The object with its receipts of these media alone: an agent vouches for those of its ticket."""
+    if all(copy.medium in media for copy in item.copies):
+        return item
+    return msgspec.structs.replace(item, copies=[copy for copy in item.copies if copy.medium in media])
 
 
 def usable(t: Tables, container: bytes, pool: Pool, domains: dict[str, str] | None = None) -> bool:

@@ -290,6 +290,7 @@ def apply_objects_dropped(t: Tables, op: ops.ObjectsDropped) -> None:
     """No copy is left."""
     for item in op.objects:
         del t.objects[item]
+        t.damaged.pop(item, None)
 
 
 def apply_copy_planned(t: Tables, op: ops.CopyPlanned) -> None:
@@ -298,9 +299,12 @@ def apply_copy_planned(t: Tables, op: ops.CopyPlanned) -> None:
 
 
 def apply_copy_added(t: Tables, op: ops.CopyAdded) -> None:
-    """A copy was made."""
-    t.planned[op.copy.medium].pop(op.copy.name, None)
-    t.objects[op.object].copies.append(op.copy)
+    """A copy was made, or one that was called bad is whole."""
+    t.planned.get(op.copy.medium, {}).pop(op.copy.name, None)
+    item = t.objects[op.object]
+    item.bad = [copy for copy in item.bad if copy != op.copy]
+    item.copies.append(op.copy)
+    t.note_damage(item)
 
 
 def apply_copy_dropped(t: Tables, op: ops.CopyDropped) -> None:
@@ -310,6 +314,7 @@ def apply_copy_dropped(t: Tables, op: ops.CopyDropped) -> None:
     item.bad = [copy for copy in item.bad if copy != op.copy]
     if op.reason != DELETED:
         item.bad.append(op.copy)
+    t.note_damage(item)
 
 
 def apply_orphans_doomed(t: Tables, op: ops.OrphansDoomed) -> None:

@@ -39,18 +39,27 @@ class Health:
         self._seen: dict[str, int] = {}
         self._gone: set[str] = set()
         self._reported: dict[Path, MediumState] = {}
+        self._low: set[Path] = set()
         self._suspect: dict[Exclude, Suspicion] = {}
         self._leases: dict[int, int] = {}
         self._blamed: dict[tuple[int, int], int] = {}  # stream -> epoch of its last reported failure
 
     # --- agents and their paths -----------------------------------------------------------------
 
-    def agent_seen(self, agent: str, now_ns: int, media: dict[str, MediumState] | None = None) -> None:
-        """A heartbeat: the agent lives, and says how its media are."""
+    def agent_seen(
+        self,
+        agent: str,
+        now_ns: int,
+        media: dict[str, MediumState] | None = None,
+        low: Iterable[str] = (),
+    ) -> None:
+        """A heartbeat: the agent lives, and says how its media are, and which of them are nearly full."""
         self._seen[agent] = now_ns
         self._gone.discard(agent)
+        low = set(low)
         for medium, state in (media or {}).items():
             self._reported[Path(agent, medium)] = state
+            (self._low.add if medium in low else self._low.discard)(Path(agent, medium))
 
     def agent_gone(self, agent: str) -> None:
         """Its control link broke."""
@@ -90,6 +99,10 @@ class Health:
         if reported is MediumState.UP and self.suspect_until_ns(path) > now_ns:
             return MediumState.SUSPECT
         return reported
+
+    def low(self, path: Path) -> bool:
+        """Has the medium said that it is nearly full (M9)."""
+        return path in self._low
 
     def suspect_until_ns(self, path: Path) -> int:
         """Until when the path is avoided; 0 = not at all."""

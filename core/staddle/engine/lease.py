@@ -9,6 +9,10 @@ from __future__ import annotations
 from staddle.errors import Fenced
 
 
+class LeaseLapsed(Fenced):
+    """The lease was not renewed in time; nobody is known to have taken it: another term may be asked for."""
+
+
 class ManagerLease:
     """The manager's lease, seen from its holder.
 
@@ -52,8 +56,9 @@ class ManagerLease:
 
     def check(self, now_ns: int) -> None:
         """Raise Fenced unless `may_serve`. Called before a change and again after it is durable."""
-        if not self.may_serve(now_ns):
-            raise Fenced(
-                f"manager epoch {self.epoch}: the lease can't be proved any more",
-                hint="this manager stops; the one with the later epoch serves",
-            )
+        if self.may_serve(now_ns):
+            return
+        message = f"manager epoch {self.epoch}: the lease can't be proved any more"
+        if self.lost:
+            raise Fenced(message, hint="this manager stops; the one with the later epoch serves")
+        raise LeaseLapsed(message, hint="another term is asked for; whoever serves by now goes on serving")

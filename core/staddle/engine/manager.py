@@ -139,7 +139,7 @@ class ManagerCore:
             case Commit():
                 return self.change(self._commit, request, wall_ns, tag=tag, now_ns=now_ns)
             case CreateJob():
-                return self.change(decide_create_job, request, wall_ns, tag=tag, now_ns=now_ns)
+                return self.change(self._create_job, request, now_ns, wall_ns, tag=tag, now_ns=now_ns)
             case RenewJob():
                 return self.change(self._renew, request, now_ns, tag=tag, now_ns=now_ns)
             case CloseStream():
@@ -150,6 +150,14 @@ class ManagerCore:
                 return self.change(decide_finish, request, wall_ns, tag=tag, now_ns=now_ns)
             case CancelJob():
                 return self.change(decide_cancel, request, wall_ns, tag=tag, now_ns=now_ns)
+
+    def _create_job(
+        self, state: GridState, request: CreateJob, now_ns: int, wall_ns: int
+    ) -> tuple[list[ops.Op], Any]:
+        decided, created = decide_create_job(state, request, wall_ns)
+        # The lease begins with the job: the client can't renew what it has not heard of.
+        self.health.renew(created.job, now_ns)
+        return decided, created
 
     def _commit(self, state: GridState, request: Commit, wall_ns: int) -> tuple[list[ops.Op], Any]:
         decided, answer = decide_commit(state, request, wall_ns)

@@ -7,9 +7,11 @@ nanoseconds, sizes bytes. `seq` numbers a stream's records from 0; a segment is 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+from staddle.engine.bounds import Id, Line, Name, Number, RawPath, Session, Text
 
 
 class Cause(StrEnum):
@@ -36,8 +38,8 @@ class Path(msgspec.Struct, frozen=True, array_like=True):
 class Exclude(msgspec.Struct, frozen=True, array_like=True):
     """What an assignment must avoid if anything else is left. An empty string stands for any."""
 
-    agent: str = ""
-    medium: str = ""
+    agent: Name = ""
+    medium: Name = ""
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,14 +85,14 @@ class Assign(msgspec.Struct, frozen=True, kw_only=True):
     two processes can never feed one assignment.
     """
 
-    job: int
-    stream: int
-    expected_epoch: int
+    job: Number
+    stream: Number
+    expected_epoch: Number
     cause: Cause
-    exclude: list[Exclude] = []
-    bad: list[bytes] = []
-    detail: str = ""
-    session: bytes = b""
+    exclude: Annotated[list[Exclude], msgspec.Meta(max_length=1024)] = []
+    bad: list[Id] = []
+    detail: Text = ""
+    session: Session = b""
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True, tag="assigned"):
@@ -154,19 +156,19 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
         containers: the new ones, with at least `min_copies` receipts in distinct failure domains each.
     """
 
-    job: int
-    stream: int
-    epoch: int
-    agent: str
-    first: int
-    next: int
+    job: Number
+    stream: Number
+    epoch: Number
+    agent: Name
+    first: Number
+    next: Number
     manifest: StoredObject
     containers: list[StoredObject]
-    refs: list[bytes]
-    files: int = 0
-    dirs: int = 0
-    bytes_read: int = 0
-    bytes_stored: int = 0
+    refs: list[Id]
+    files: Number = 0
+    dirs: Number = 0
+    bytes_read: Number = 0
+    bytes_stored: Number = 0
 
 
 class CommitOk(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
@@ -250,8 +252,8 @@ class Flush(msgspec.Struct, frozen=True, kw_only=True, tag="flush"):
     With `cut` the segment is closed there: nothing more comes until it is durable.
     """
 
-    epoch: int
-    upto: int
+    epoch: Number
+    upto: Number
     cut: bool = True
 
 
@@ -274,12 +276,12 @@ class CreateJob(msgspec.Struct, frozen=True, kw_only=True):
         resume: go on with the job of `request`, wherever it stands.
     """
 
-    request: bytes
-    session: bytes
-    client: str
-    name: str
-    roots: list[bytes]
-    pool: str
+    request: Session
+    session: Session
+    client: Name
+    name: Name
+    roots: list[RawPath]
+    pool: Name
     streams: int = 1
     resume: bool = False
 
@@ -309,10 +311,10 @@ class Renewed(msgspec.Struct, frozen=True, tag="renewed"):
 class CloseStream(msgspec.Struct, frozen=True, kw_only=True):
     """Client to manager: all `total` records of the stream are durable, no more will come."""
 
-    job: int
-    stream: int
-    epoch: int
-    total: int
+    job: Number
+    stream: Number
+    epoch: Number
+    total: Number
 
 
 class StreamClosed(msgspec.Struct, frozen=True, kw_only=True, tag="stream_closed"):
@@ -324,27 +326,27 @@ class StreamClosed(msgspec.Struct, frozen=True, kw_only=True, tag="stream_closed
 class FailoverDone(msgspec.Struct, frozen=True, kw_only=True):
     """Client to manager: what the reassignment to `epoch` cost; for the job's report."""
 
-    job: int
-    stream: int
-    epoch: int
-    gap_ns: int
-    bytes_resent: int
+    job: Number
+    stream: Number
+    epoch: Number
+    gap_ns: Number
+    bytes_resent: Number
 
 
 class FinishJob(msgspec.Struct, frozen=True, kw_only=True):
     """Client to manager: all streams are closed. `bytes_resent` and `warnings` are the client's counts."""
 
-    job: int
-    session: bytes
-    warnings: int = 0
-    bytes_resent: int = 0
+    job: Number
+    session: Session
+    warnings: Number = 0
+    bytes_resent: Number = 0
 
 
 class CancelJob(msgspec.Struct, frozen=True, kw_only=True):
     """Stop the job; what is durable stays as an incomplete backup."""
 
-    job: int
-    reason: str = "cancelled"
+    job: Number
+    reason: Line = "cancelled"
 
 
 class StreamEndOf(msgspec.Struct, frozen=True, kw_only=True):

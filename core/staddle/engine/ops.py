@@ -234,7 +234,7 @@ class CopyPlanned(Op):
 
 
 class CopyAdded(Op):
-    """An object has a further copy."""
+    """An object has a further copy; or one of its bad ones was read again and is whole."""
 
     object: bytes
     copy: CopyOf

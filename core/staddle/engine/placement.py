@@ -1,7 +1,7 @@
 """Which agent and which media serve a stream: a pure function of what is known.
 
 A choice is one agent and one medium per copy, each in a failure domain of its own. Choices with more copies
-come first, then those whose paths nobody suspects, then the pool's policy decides; `seed` only breaks ties.
+come first, then those whose media have room, then the pool's policy decides; `seed` only breaks ties.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class PathInfo(msgspec.Struct, frozen=True, kw_only=True):
         state: suspect = it failed somebody lately and is avoided until `suspect_until_ns`.
         agent_load: streams that the agent serves now.
         medium_load: streams that write to the medium now.
+        low: the medium has said that it is nearly full (M9): it is taken where no other one is.
     """
 
     agent: str
@@ -33,6 +34,7 @@ class PathInfo(msgspec.Struct, frozen=True, kw_only=True):
     suspect_until_ns: int = 0
     agent_load: int = 0
     medium_load: int = 0
+    low: bool = False
 
 
 class PlacementRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +118,8 @@ def _rank(rule: PlacementRule, paths: Sequence[PathInfo], seed: int) -> list[Cho
             "least_loaded": (first.agent_load, (at - seed) % len(agents)),
         }[rule.policy]
         choice = Choice(agent, [path.medium for path in chosen])
-        ranked.append(((-len(chosen), *key), agent, choice))
+        low = sum(path.low for path in chosen)
+        ranked.append(((-len(chosen), low, *key), agent, choice))
     return [choice for _, _, choice in sorted(ranked, key=lambda item: item[:2])]
 
 
@@ -124,11 +127,11 @@ def _order(policy: str, seed: int, count: int, turn: dict[str, int]) -> Callable
     """How one agent's media are preferred."""
     match policy:
         case "priority":
-            return lambda path: (turn[path.medium],)
+            return lambda path: (path.low, turn[path.medium])
         case "round_robin":
-            return lambda path: ((turn[path.medium] - seed) % count,)
+            return lambda path: (path.low, (turn[path.medium] - seed) % count)
         case _:
-            return lambda path: (path.medium_load, (turn[path.medium] - seed) % count)
+            return lambda path: (path.low, path.medium_load, (turn[path.medium] - seed) % count)
 
 
 def _pick(paths: Sequence[PathInfo], copies: int) -> list[PathInfo]:

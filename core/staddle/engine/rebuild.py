@@ -22,7 +22,6 @@ from staddle.engine.tables import (
     Job,
     JobState,
     Object,
-    ObjectState,
     SegmentRow,
     Stream,
     StreamState,
@@ -336,10 +335,10 @@ def apply_objects_imported(t: Tables, op: ops.ObjectsImported) -> None:
             domain=item.domain,
             want=item.want,
             copies=item.copies,
-            state=ObjectState.LIVE,
             raw_bytes=item.raw_bytes,
             chunks=item.chunks,
         )
+        t.note_damage(t.objects[item.id])
 
 
 def apply_backup_imported(t: Tables, op: ops.BackupImported) -> None:

@@ -116,6 +116,7 @@ class GridState(Tables):
         state = cls()
         for name in _FIELDS:
             setattr(state, name, getattr(snapshot, name))
+        state.damaged = {item.id: True for item in state.objects.values() if item.bad}
         return state
 
 

@@ -259,6 +259,7 @@ class Tables:
         self.objects: dict[bytes, Object] = {}
         self.doomed: dict[str, list[str]] = {}  # medium -> names of orphans that are being removed
         self.planned: dict[str, dict[str, PlannedCopy]] = {}  # medium -> name of a copy to be made
+        self.damaged: dict[bytes, bool] = {}  # objects with bad copies: an index over `objects`
 
     # --- questions that several commands ask ----------------------------------------------------
 
@@ -294,6 +295,13 @@ class Tables:
             for item in self.objects.values()
             if item.state is ObjectState.LIVE and (present := self.copies_present(item)) < item.want
         ]
+
+    def note_damage(self, item: Object) -> None:
+        """Keep the index `damaged` true of an object that was changed."""
+        if item.bad:
+            self.damaged[item.id] = True
+        else:
+            self.damaged.pop(item.id, None)
 
     def held(self, backup: int) -> list[int]:
         """Active jobs that use this backup as their base, or write it."""

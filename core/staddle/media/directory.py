@@ -31,7 +31,7 @@ from staddle.media.directory_volume import (
 )
 from staddle.media.options import DirectoryConfig
 from staddle.media.oserrors import translate
-from staddle.platform.durable import fsync_dir, publish_no_replace
+from staddle.platform.durable import fsync_dir, make_directories, publish_no_replace
 
 # What a fresh file system or a file server puts into an empty directory.
 _EMPTY_ENOUGH = {"lost+found", ".snapshot", ".snapshots", ".zfs", "System Volume Information", "$RECYCLE.BIN"}
@@ -117,18 +117,25 @@ class DirectoryMedium:
         """UP if the labelled volume is there and can be written."""
         try:
             self._check_mounted()
+            if os.path.isdir(self._path) and _is_read_only(self._path):
+                return Health(
+                    MediumState.OFFLINE,
+                    f"{self._path} is mounted read-only; look in the system's log for disk errors, "
+                    "mount it for writing",
+                )
             if self._label is not None:
                 self._check_is(self._label, deadline)
             else:
-                self.read_label(deadline)
-            if _is_read_only(self._path):
-                return Health(MediumState.OFFLINE, f"{self._path} is mounted read-only")
+                self._check_labelled(deadline)
             capacity = free_space(self._path, self._config.reserve_bytes)
         except StaddleError as error:
             return Health(MediumState.OFFLINE, str(error))
         except OSError as error:
             return Health(MediumState.OFFLINE, str(translate(error, f"look at {self._path}")))
-        low = f"only {capacity.free_bytes >> 20} MiB are free on {self._path}" if capacity.low else ""
+        low = ""
+        if capacity.low:
+            free = f"only {capacity.free_bytes >> 20} MiB are free on {self._path}"
+            low = f"{free}; make room, or add a medium to the pool"
         return Health(MediumState.UP, low)
 
     def probe(self, deadline: Deadline) -> list[Capability]:
@@ -162,15 +169,7 @@ class DirectoryMedium:
     def _make_root(self) -> None:
         if self._config.mount:
             return
-        missing: list[str] = []
-        path = os.path.abspath(self._path)
-        while not os.path.isdir(path):
-            missing.append(path)
-            path = os.path.dirname(path)
-        for new in reversed(missing):
-            with suppress(FileExistsError):
-                os.mkdir(new, 0o700)
-            fsync_dir(os.path.dirname(new))
+        make_directories(self._path)
 
     def _check_mounted(self) -> None:
         if not self._config.mount:
@@ -194,6 +193,15 @@ class DirectoryMedium:
             check_label(self.read_label(deadline), label, self._path)
         except NotFound as error:
             raise MediumFailed(error.message, code="LABEL_GONE", hint="is it mounted?") from None
+
+    def _check_labelled(self, deadline: Deadline) -> None:
+        """Raise for a place without a label; if it can't get one, for what is in the way."""
+        try:
+            self.read_label(deadline)
+        except NotFound as error:
+            if error.scope == "volume":
+                self._check_empty()
+            raise
 
     def _check_empty(self) -> None:
         for entry in os.listdir(self._path):

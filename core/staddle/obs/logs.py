@@ -7,13 +7,16 @@ local with offset on stderr, UTC in the file, where lines of several hosts are m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
+from typing import TextIO
 
 from staddle.errors import StaddleError
 
@@ -84,6 +87,32 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=_plain, skipkeys=True)
 
 
+class BoundedStream(logging.StreamHandler[TextIO]):
+    """Writes to a stream; where that is a file, which nobody rotates, it begins anew at FILE_BYTES_MAX.
+
+    `staddle up` sends the standard error of its daemons to such a file. The JSON lines keep what is lost.
+    """
+
+    _CHECK_EVERY = 1000
+
+    def __init__(self, stream: TextIO) -> None:
+        """Args: stream: open for appending, if it is a file."""
+        super().__init__(stream)
+        self._lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        super().emit(record)
+        self._lines += 1
+        if self._lines % self._CHECK_EVERY == 0:
+            with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor has no size
+                descriptor = self.stream.fileno()
+                found = os.fstat(descriptor)
+                if stat.S_ISREG(found.st_mode) and found.st_size > FILE_BYTES_MAX:
+                    os.ftruncate(descriptor, 0)
+                    os.lseek(descriptor, 0, os.SEEK_SET)
+
+
 def configure(component: str, *, level: str = "INFO", path: str | None = None) -> None:
     """Send all logs of this process to stderr and, if `path` is given, as JSON lines to that file.
 
@@ -95,7 +124,7 @@ def configure(component: str, *, level: str = "INFO", path: str | None = None) -
         ValueError: no such level.
     """
     root = logging.getLogger()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [BoundedStream(sys.stderr)]
     handlers[0].setFormatter(TextFormatter())
     if path is not None:
         file = RotatingFileHandler(path, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT, encoding="ascii")

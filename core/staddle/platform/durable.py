@@ -9,6 +9,7 @@ Everything goes through a `Files` object, so that tests can record the order, cu
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -122,6 +123,47 @@ def write_file_durable(path: str, data: Buffer | Sequence[Buffer], files: Files 
         files.close(fd)
     files.replace(temporary, path)
     files.sync_dir(os.path.dirname(path) or ".")
+
+
+def write_new_durable(path: str, data: Buffer) -> None:
+    """Write a new file, mode 0600, that is, whatever happens, absent or whole. Durable on return.
+
+    The caller sees to it that nobody else makes the same file at the same time.
+
+    Raises:
+        FileExistsError: there is one; it was not touched.
+        OSError: not done (after a failing directory sync: it may be there).
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    temporary = path + ".tmp"
+    with suppress(FileNotFoundError):
+        FILES.remove(temporary)
+    fd = FILES.create(temporary)
+    try:
+        FILES.write(fd, data)
+        FILES.datasync(fd)
+    finally:
+        FILES.close(fd)
+    FILES.replace(temporary, path)
+    FILES.sync_dir(os.path.dirname(path) or ".")
+
+
+def make_directories(path: str) -> None:
+    """Make a directory, mode 0700, and those above it; its name is durable on return. Raises OSError."""
+    missing = []
+    at = os.path.abspath(path)
+    while not os.path.isdir(at):
+        missing.append(at)
+        at = os.path.dirname(at)
+    # Whoever made the last one that is there may have died before its own sync; and who may not look into the
+    # directory above has not made it.
+    with suppress(PermissionError):
+        fsync_dir(os.path.dirname(at))
+    for new in reversed(missing):
+        with suppress(FileExistsError):
+            os.mkdir(new, 0o700)
+        fsync_dir(os.path.dirname(new))
 
 
 def publish_no_replace(temporary: str | bytes, final: str | bytes) -> None:

@@ -11,20 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 
-def spawn_detached(argv: Sequence[str], log: IO[bytes]) -> int:
-    """Start a program that outlives this one, with its output in `log`; its pid."""
+def spawn_detached(argv: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a program that may outlive this one, with its output in `log`. Let go of it with `forget`."""
     if sys.platform == "win32":
         flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-        process = subprocess.Popen(
+        return subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags, close_fds=True
         )
-    else:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
-        )
-    # The child is init's to reap; told so, Popen does not warn that it still runs.
-    process.returncode = 0
-    return process.pid
+    return subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+    )
+
+
+def forget(process: subprocess.Popen[bytes]) -> None:
+    """It goes on without us: init reaps it. Told so, Popen does not warn that it still runs."""
+    if process.poll() is None:
+        process.returncode = 0
 
 
 def spawn_child(argv: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -6,26 +6,23 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import cast
-from urllib.parse import urlsplit
 
 from staddle.api.transport import Credentials, StreamServer, StreamTransport
 from staddle.errors import ConfigError, PathLost
+from staddle.wire.admission import Admission
 from staddle.wire.handlers import Handlers
 from staddle.wire.limits import LinkLimits
 from staddle.wire.link import Link
 from staddle.wire.messages import Hello
-from staddle.wire.schemes import SCHEMES
+from staddle.wire.schemes import SCHEMES, split_url
 
 NO_CREDENTIALS = Credentials(ca_file="", cert_file="", key_file="")
 """For transports that need none: `unix` and `mem`."""
 
-LINKS_MAX = 1024
-"""Links that a server has open at once; further ones are closed at once."""
-
 
 def transport_for(url: str) -> StreamTransport:
     """A new built-in transport for the URL's scheme. Raises ConfigError for any other scheme."""
-    scheme = urlsplit(url).scheme
+    scheme = split_url(url).scheme
     if scheme not in SCHEMES:
         raise ConfigError(f"no built-in transport for {url!r}", hint=f"schemes: {', '.join(sorted(SCHEMES))}")
     return SCHEMES[scheme].load()()
@@ -98,9 +95,13 @@ class Server:
     """A listening end and the links that it accepted."""
 
     def __init__(self) -> None:
-        self.links: set[Link] = set()
+        self.admission = Admission()
         self._listening: StreamServer | None = None
-        self._opening = 0
+
+    @property
+    def links(self) -> set[Link]:
+        """The links that are open."""
+        return self.admission.links
 
     @property
     def url(self) -> str:
@@ -142,6 +143,11 @@ async def serve(
     bounds = limits or LinkLimits()
     server = Server()
 
+    def ready(link: Link) -> None:
+        server.admission.greeted(link)
+        if on_link is not None:
+            on_link(link)
+
     def make() -> Link:
         link = _Accepted(
             api,
@@ -149,10 +155,10 @@ async def serve(
             handlers,
             accepting=True,
             limits=bounds,
-            on_ready=on_link,
-            on_end=server.links.discard,
+            on_ready=ready,
+            on_end=server.admission.ended,
         )
-        link.server = server
+        link.admission = server.admission
         return link
 
     server._listening = await api.serve(url, credentials, make)  # noqa: SLF001 - made here
@@ -162,14 +168,13 @@ async def serve(
 class _Accepted(Link):
     """A link of a server, counted from the moment it is connected."""
 
-    server: Server
+    admission: Admission
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if len(self.server.links) >= LINKS_MAX:
+        if self.admission.connected(self):
+            super().connection_made(transport)
+        else:
             cast("asyncio.WriteTransport", transport).abort()
-            return
-        self.server.links.add(self)
-        super().connection_made(transport)
 
 
 async def _quietly_closed(link: Link) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from staddle.api.transport import Peer
 from staddle.api.types import Buffer
 from staddle.errors import Denied, StaddleError
+from staddle.wire.assembly import CALL_PAYLOAD_BYTES_MAX
 from staddle.wire.messages import JOINER, ROLES
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Handler:
     args: Any
     cancellable: bool
     opens_channel: bool
+    payload_bytes_max: int
 
 
 class Handlers:
@@ -70,6 +72,7 @@ class Handlers:
         args: Any = dict,
         cancellable: bool = False,
         opens_channel: bool = False,
+        payload_bytes_max: int = CALL_PAYLOAD_BYTES_MAX,
     ) -> None:
         """Answer `op` for peers of the given roles.
 
@@ -83,6 +86,7 @@ class Handlers:
                 lets it run to its end, as anything must that changes state.
             opens_channel: whether the request opens a channel (`Link.open_channel`). A request that does not
                 fit is refused.
+            payload_bytes_max: a request with a longer payload is refused, the payload dropped as it comes.
 
         Raises: ValueError for an unknown role or an operation added twice.
         """
@@ -91,7 +95,7 @@ class Handlers:
             raise ValueError(
                 f"cannot add the operation {op!r} for {sorted(allowed)}: added twice or unknown role"
             )
-        self._by_op[op] = Handler(function, allowed, args, cancellable, opens_channel)
+        self._by_op[op] = Handler(function, allowed, args, cancellable, opens_channel, payload_bytes_max)
 
     def find(self, op: str, peer: Peer) -> Handler:
         """The handler of `op` for `peer`.
@@ -104,7 +108,11 @@ class Handlers:
         if handler is not None and peer.role in handler.roles:
             return handler
         if handler is not None or peer.role == JOINER:
-            raise Denied(f"{peer.role} {peer.name!r} may not call {op[:64]!r}", retry="never")
+            raise Denied(
+                f"{peer.role} {peer.name!r} may not call {op[:64]!r}",
+                hint="an administrator may, on the host of the grid's home",
+                retry="never",
+            )
         raise StaddleError(
             f"there is no operation {op[:64]!r} here",
             code="UNKNOWN_OP",

@@ -14,6 +14,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import msgspec
 
@@ -39,8 +40,8 @@ class CaAnswer(msgspec.Struct, frozen=True):
 class SignRequest(msgspec.Struct, frozen=True):
     """Arguments of `join.sign`."""
 
-    token: str
-    csr_pem: bytes
+    token: Annotated[str, msgspec.Meta(max_length=1024)]
+    csr_pem: Annotated[bytes, msgspec.Meta(max_length=16_384)]
 
 
 class SignAnswer(msgspec.Struct, frozen=True):
@@ -63,8 +64,8 @@ class JoinDesk:
 
     def install(self, handlers: Handlers) -> None:
         """Add the operations. Serve with `TcpTransport(joiners=True)`."""
-        handlers.add("join.ca", self._give_ca, roles=[JOINER])
-        handlers.add("join.sign", self._sign, roles=[JOINER], args=SignRequest)
+        handlers.add("join.ca", self._give_ca, roles=[JOINER], payload_bytes_max=0)
+        handlers.add("join.sign", self._sign, roles=[JOINER], args=SignRequest, payload_bytes_max=0)
 
     async def _give_ca(self, call: Call) -> CaAnswer:
         return CaAnswer(self._ca.cert_pem)

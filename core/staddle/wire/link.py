@@ -234,6 +234,10 @@ class Link(asyncio.BufferedProtocol):
             self._reader.buffer_updated(nbytes)
         except StaddleError as error:
             self._refuse(error)
+        except Exception as error:
+            # A mistake of ours, met by what one peer has sent: it costs that peer its link, and nobody else.
+            log.exception("frames of %s %s can't be handled", self.peer.role, self.peer.name)
+            self._refuse(StaddleError(f"a frame can't be handled: {type(error).__name__}", code="INTERNAL"))
 
     def eof_received(self) -> bool:
         """The peer has closed its side."""

@@ -8,12 +8,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from staddle.api.transport import Credentials, Peer, ProtocolFactory, StreamServer
 from staddle.api.types import Buffer
 from staddle.errors import ConfigError, Locked, PathLost
 from staddle.wire.greeting import LOCAL
+from staddle.wire.schemes import split_url
 
 _HIGH_WATER_BYTES = 64 << 10
 
@@ -226,7 +226,7 @@ class MemPipe(asyncio.Transport):
 
 
 def _name(url: str) -> str:
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme != "mem" or parts.path:
         raise ConfigError(f"{url!r} is not an address", hint="write mem://name")
     return parts.netloc

@@ -92,7 +92,7 @@ def unpack(data: Buffer | msgspec.Raw, kind: type[_T]) -> _T:
     """Inverse of `pack`. Raises ProtocolError for anything that is not a `kind`."""
     try:
         return typed.unpack(data, kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise ProtocolError(f"a message that cannot be read: {error}") from None
 
 

@@ -8,13 +8,14 @@ import os
 from typing import NamedTuple, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from staddle.api.transport import Credentials
 from staddle.errors import ConfigError, Corrupt, Denied, Locked
+from staddle.platform.durable import make_directories, write_new_durable
 from staddle.wire.identity import Identity, check_identity, identity_of
 
 CA_DAYS = 7300
@@ -23,6 +24,17 @@ _SKEW = dt.timedelta(hours=1)  # a member's clock may be behind the manager's
 _CA_FILES = ("ca.crt", "ca.key", "token.key")
 _TOKEN_KEY_BYTES = 32
 _SERVES = ("manager", "agent")
+
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the parser of certificates and requests raises for bytes that are none, or none that it knows."""
 
 
 class Issued(NamedTuple):
@@ -57,8 +69,15 @@ class CertificateAuthority:
                 with open(os.path.join(directory, name), "rb") as file:
                     parts.append(file.read())
             except OSError as error:
-                raise ConfigError(f"no certificate authority in {directory}: {error}") from error
-        damaged = Corrupt(f"the certificate authority in {directory} is damaged", retry="operator")
+                raise ConfigError(
+                    f"no certificate authority in {directory}: {name}: {(error.strerror or '').lower()}",
+                    hint="restore pki/ from a copy of this home",
+                ) from error
+        damaged = Corrupt(
+            f"the certificate authority in {directory} is damaged",
+            hint="restore pki/ from a copy of this home",
+            retry="operator",
+        )
         try:
             key = serialization.load_pem_private_key(parts[1], password=None)
             made = cls(parts[0], key, parts[2]) if isinstance(key, ec.EllipticCurvePrivateKey) else None
@@ -95,7 +114,7 @@ class CertificateAuthority:
             csr = x509.load_pem_x509_csr(csr_pem)
             key = csr.public_key()
             sound = csr.is_signature_valid
-        except (ValueError, TypeError) as error:
+        except UNREADABLE as error:
             raise Denied(f"the certificate request cannot be read: {error}", retry="never") from error
         if not sound or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
             raise Denied("the certificate request is not signed by a P-256 key of its own", retry="never")
@@ -139,7 +158,7 @@ def make_ca(directory: str, grid: bytes) -> CertificateAuthority:
 
     Raises: Locked if there is one already; it is never overwritten.
     """
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    make_directories(directory)
     if any(os.path.exists(os.path.join(directory, name)) for name in _CA_FILES):
         raise Locked(f"{directory} holds a certificate authority already")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -183,7 +202,7 @@ def write_credentials(directory: str, ca_pem: bytes, issued: Issued) -> Credenti
 
     Raises: Locked if there are credentials already.
     """
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    make_directories(directory)
     paths = [os.path.join(directory, name) for name in ("ca.crt", "own.crt", "own.key")]
     for path, data in zip(paths, (ca_pem, issued.cert_pem, issued.key_pem), strict=True):
         write_private(path, data, may_exist=path.endswith("ca.crt"))
@@ -191,7 +210,7 @@ def write_credentials(directory: str, ca_pem: bytes, issued: Issued) -> Credenti
 
 
 def identity_of_cert(cert_pem: bytes) -> Identity:
-    """Grid, role and name in a certificate. Raises Denied if it names no member."""
+    """Grid, role and name in a certificate. Raises Denied if it names no member, UNREADABLE if it is none."""
     cert = x509.load_pem_x509_certificate(cert_pem)
     try:
         names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -205,7 +224,7 @@ def own_identity(credentials: Credentials) -> Identity:
     try:
         with open(credentials.cert_file, "rb") as file:
             return identity_of_cert(file.read())
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigError(f"cannot read our certificate: {error}") from error
 
 
@@ -222,11 +241,11 @@ def check_own(credentials: Credentials) -> Identity:
         with open(credentials.ca_file, "rb") as file:
             authority = x509.load_pem_x509_certificate(file.read())
         cert = x509.load_pem_x509_certificate(cert_pem)
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigError(f"cannot read our certificates: {error}") from error
     try:
         cert.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (InvalidSignature, *UNREADABLE):
         raise Denied(
             f"{credentials.cert_file} belongs to another grid: it is not of the CA in {credentials.ca_file}",
             hint="join the grid again with a token of its manager",
@@ -244,7 +263,7 @@ def fingerprint_of(cert_pem: bytes) -> bytes:
     try:
         cert = x509.load_pem_x509_certificate(cert_pem)
         cert.verify_directly_issued_by(cert)
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (InvalidSignature, *UNREADABLE) as error:
         raise Denied(f"not a certificate of an authority: {error}") from error
     return cert.fingerprint(hashes.SHA256())
 
@@ -255,16 +274,12 @@ def write_private(path: str, data: bytes, *, may_exist: bool = False) -> None:
     Raises: Locked if it exists, unless it `may_exist` with the same bytes.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        write_new_durable(path, data)
     except FileExistsError:
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if may_exist and file.read() == data:
                 return
         raise Locked(f"{path} exists already", hint="move it away if it is no longer needed") from None
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _organisation(grid: bytes) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import NamedTuple, cast
+from urllib.parse import SplitResult, urlsplit
 
 from staddle.api.transport import StreamTransport
+from staddle.errors import ConfigError
 
 
 class Scheme(NamedTuple):
@@ -25,3 +27,13 @@ SCHEMES = {
     "unix": Scheme("staddle.wire.unix", "UnixTransport", "local socket, peer credentials"),
     "mem": Scheme("staddle.wire.mem", "MemTransport", "inside one process, for tests and simulation"),
 }
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of an address, which may come from a peer. Raises ConfigError for what is none."""
+    try:
+        if "\0" in url:
+            raise ValueError("it holds NUL")  # noqa: TRY301 - one message for both
+        return urlsplit(url)
+    except ValueError as error:  # also brackets that hold no IPv6 address
+        raise ConfigError(f"{url!r} is not an address: {error}", hint="write tcp://host:port") from None

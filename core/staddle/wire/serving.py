@@ -59,6 +59,7 @@ class Server:
         self._tasks: dict[int, tuple[asyncio.Task[None], Handler]] = {}
         self._events: asyncio.Queue[tuple[Handler, RequestMeta]] = asyncio.Queue(EVENTS_MAX)
         self._event_task: asyncio.Task[None] | None = None
+        self._dropped_events = False
 
     def on_request(self, frame: Frame, peer: Peer) -> None:
         """Take a REQUEST frame. Raises ProtocolError."""
@@ -100,7 +101,9 @@ class Server:
         try:
             handler = self._handlers.find(head.op, peer)
         except StaddleError as error:
-            log.warning("an event from %s was dropped: %s", peer.name, error)
+            if not self._dropped_events:
+                log.warning("an event from %s was dropped, as all like it will be: %s", peer.name, error)
+            self._dropped_events = True
             return
         try:
             self._events.put_nowait((handler, head))
@@ -131,7 +134,7 @@ class Server:
     def _admit(self, seq: int, head: RequestMeta, channel: Channel | None, peer: Peer) -> _Admitted | None:
         try:
             handler = self._handlers.find(head.op, peer)
-            self._check_fits(head.op, handler, channel)
+            self._check_fits(head, handler, channel)
             self._budget.take(head.size_bytes)
         except ProtocolError:
             raise
@@ -140,10 +143,15 @@ class Server:
             return None
         return _Admitted(head, handler, channel)
 
-    def _check_fits(self, op: str, handler: Handler, channel: Channel | None) -> None:
+    def _check_fits(self, head: RequestMeta, handler: Handler, channel: Channel | None) -> None:
         if handler.opens_channel != (channel is not None):
             wanted = "opens a" if handler.opens_channel else "opens no"
-            raise StaddleError(f"{op} {wanted} channel", code="BAD_REQUEST")
+            raise StaddleError(f"{head.op} {wanted} channel", code="BAD_REQUEST")
+        if head.size_bytes > handler.payload_bytes_max:
+            raise StaddleError(
+                f"{head.op}: {head.size_bytes} bytes of payload, at most {handler.payload_bytes_max} fit",
+                code="BAD_REQUEST",
+            )
         if len(self._tasks) + len(self._waiting) >= self._calls_max:
             raise Unavailable(f"{self._calls_max} requests of this link run already", code="BUSY")
 

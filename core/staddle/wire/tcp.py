@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import ssl
+import sys
 from urllib.parse import urlsplit
 
 from staddle.api.transport import Credentials, Peer, ProtocolFactory, StreamServer
 from staddle.errors import ConfigError, DeadlineExceeded, Denied, Locked, PathLost, StaddleError
+from staddle.wire.gate import SHUTDOWN_S, Gate
 from staddle.wire.identity import identity_of
 from staddle.wire.messages import JOINER
 from staddle.wire.pki import check_own, own_identity
 
-_HANDSHAKE_S = 10.0
-_SHUTDOWN_S = 2.0
 _BACKLOG = 128
 _TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
@@ -50,25 +51,18 @@ class TcpTransport:
         self._grid = own_identity(credentials).grid
         host, port = parse_tcp_url(url)
         loop = asyncio.get_running_loop()
+        gate = Gate(context, make)
         try:
-            server = await loop.create_server(
-                make,
-                host,
-                port,
-                ssl=context,
-                backlog=_BACKLOG,
-                ssl_handshake_timeout=_HANDSHAKE_S,
-                ssl_shutdown_timeout=_SHUTDOWN_S,
-            )
+            server = await loop.create_server(gate.protocol, host, port, backlog=_BACKLOG)
         except OSError as error:
             if error.errno in _TAKEN:
                 raise Locked(
-                    f"cannot listen on {url}: {error.strerror}", hint="choose another port"
+                    f"cannot listen on {url}: {_reason(error)}", hint="choose another port"
                 ) from error
             raise ConfigError(
-                f"cannot listen on {url}: {error}", hint="is this an address of this host?"
+                f"cannot listen on {url}: {_reason(error)}", hint="is this an address of this host?"
             ) from error
-        return _TcpServer(server, host)
+        return _TcpServer(server, gate, host)
 
     def peer(self, transport: asyncio.BaseTransport) -> Peer:
         """See StreamTransport."""
@@ -90,13 +84,15 @@ class TcpTransport:
 
 
 class _TcpServer:
-    def __init__(self, server: asyncio.Server, host: str) -> None:
+    def __init__(self, server: asyncio.Server, gate: Gate, host: str) -> None:
         self._server = server
+        self._gate = gate
         port = server.sockets[0].getsockname()[1]
         self.url = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
     async def close(self) -> None:
         self._server.close()
+        await self._gate.close()
 
 
 async def open_tls(
@@ -113,15 +109,15 @@ async def open_tls(
                 port,
                 ssl=context,
                 ssl_handshake_timeout=timeout_s,
-                ssl_shutdown_timeout=_SHUTDOWN_S,
+                ssl_shutdown_timeout=SHUTDOWN_S,
             )
     except TimeoutError:
         raise DeadlineExceeded(f"{url} does not answer within {timeout_s:g} s", outcome="not_done") from None
     except ssl.SSLError as error:
         raise _refused(url, error) from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a host that is no name at all is a UnicodeError
         raise PathLost(
-            f"cannot reach {url}: {error}", hint="is it running, and is this its address?"
+            f"cannot reach {url}: {_reason(error)}", hint="is it running, and is this its address?"
         ) from error
     return transport
 
@@ -151,21 +147,32 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.check_hostname = False  # members are known by grid, role and name, wherever they run
+    files = credentials.ca_file
     try:
         context.load_verify_locations(credentials.ca_file)
         if credentials.cert_file:
+            files = f"{credentials.cert_file} with {os.path.basename(credentials.key_file)}"
             context.load_cert_chain(credentials.cert_file, credentials.key_file)
-    except (OSError, ssl.SSLError) as error:
-        files = f"{credentials.ca_file}, {credentials.cert_file}, {credentials.key_file}"
+    except OSError as error:  # an SSLError is one
+        why = "damaged, or not a pair" if isinstance(error, ssl.SSLError) else _reason(error)
         raise ConfigError(
-            f"cannot load the certificates and key: {error}", hint=f"look at {files}"
+            f"cannot load the certificate {files}: {why}",
+            hint="a client joins again with a token; in a grid's home restore pki/ from a copy",
         ) from error
     return context
 
 
+def _reason(error: OSError | UnicodeError) -> str:
+    """The system's own words; asyncio's repeat the address in its own form."""
+    if isinstance(error, OSError) and (error.errno or 0) > 0 and sys.platform != "win32":
+        return os.strerror(error.errno or 0).lower()
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 def _refused(url: str, error: ssl.SSLError) -> StaddleError:
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return PathLost(f"no TLS with {url}: {error.reason or error}", hint="is it a Staddle port?")
+        why = str(error.reason or error).replace("_", " ").lower()
+        return PathLost(f"{url} is no Staddle port, or broke off ({why})", hint="check the address")
     if "expired" in error.verify_message or "not yet valid" in error.verify_message:
         return Denied(
             f"{url}: {error.verify_message}", hint="issue a new certificate, or set the clocks right"

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from staddle.errors import ConfigError, Denied
+from staddle.platform.durable import fsync_dir
 from staddle.wire.pki import write_private
 
 SIGNATURE_BYTES = 64
@@ -39,6 +40,8 @@ class TicketSigner:
         """The signer whose key is in the file at `path`; a new key is made (mode 0600) if there is none."""
         if not os.path.exists(path):
             write_private(path, os.urandom(KEY_BYTES))
+        else:
+            fsync_dir(os.path.dirname(path))  # whoever made it may have died before its sync
         with open(path, "rb") as file:
             secret = file.read()
         if len(secret) != KEY_BYTES:

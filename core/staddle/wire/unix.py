@@ -8,12 +8,13 @@ import os
 import socket
 import stat
 import sys
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from staddle.api.transport import Credentials, Peer, ProtocolFactory, StreamServer
 from staddle.errors import ConfigError, DeadlineExceeded, Denied, Locked, PathLost
 from staddle.platform.peercred import peer_uid
 from staddle.wire.greeting import LOCAL
+from staddle.wire.schemes import split_url
 
 _PATH_BYTES_MAX = 103
 """Room in `sockaddr_un` on every system (104 on macOS and the BSDs, 108 on Linux), less the final NUL."""
@@ -84,7 +85,7 @@ class _UnixServer:
 
 def parse_unix_url(url: str) -> str:
     """Path of `unix:///path`. Raises ConfigError."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     path = unquote(parts.path)
     if parts.scheme != "unix" or parts.netloc or not path.startswith("/"):
         raise ConfigError(f"{url!r} is not an address", hint="write unix:///path/of/the/socket")

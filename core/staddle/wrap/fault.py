@@ -29,7 +29,7 @@ HANG_MAX_S = 600.0
 READ_TRIES = 5
 
 Op = Literal["put", "get", "stat", "list", "delete", "open", "capacity", "health", "*"]
-Kind = Literal["io", "full", "fenced", "corrupt", "hang", "in_doubt"]
+Kind = Literal["io", "full", "fenced", "corrupt", "hang", "in_doubt", "fsync"]
 
 
 class FaultRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,8 +38,8 @@ class FaultRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         op: which calls; `*` for all.
         error: `io` and `full`, `fenced`, `corrupt` fail before anything is done; `in_doubt` does it and then
-            says that nobody knows; `hang` waits until the rule is gone (ten minutes at most). None: only the
-            delay.
+            says that nobody knows; `fsync` does it and then fails as a sync that comes too late does; `hang`
+            waits until the rule is gone (ten minutes at most). None: only the delay.
         delay_s: waits first.
         after_calls: this many matching calls pass untouched first.
         count: fires at most so often; None for ever.
@@ -103,7 +103,7 @@ class FaultLayer:
             self._sleep(rule.delay_s)
         if rule.error == "hang":
             self._hang(active)
-        if rule.error == "in_doubt":
+        if rule.error in ("in_doubt", "fsync"):
             make()
         if rule.error is not None:
             raise _failure(rule.error, call)
@@ -157,4 +157,6 @@ def _failure(kind: Kind, call: Call) -> StaddleError:
         return Corrupt(f"{where}: damaged")
     if kind == "in_doubt":
         return InDoubt(f"{where}: done, but the answer is lost", retry="elsewhere")
+    if kind == "fsync":
+        return MediumFailed(f"{where}: its directory can't be synced", outcome="in_doubt")
     return MediumFailed(f"{where}: input/output error")

@@ -15,12 +15,13 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from staddle.api.media import Deadline, Medium, Mode, Volume
-from staddle.api.types import Buffer, Capability, Capacity, Health, Label, ObjectInfo, Receipt
-from staddle.errors import MediumFailed, StaddleError
+from staddle.api.types import NAME_MAX, Buffer, Capability, Capacity, Health, Label, ObjectInfo, Receipt
+from staddle.errors import Corrupt, MediumFailed, StaddleError
 
 T = TypeVar("T")
 
 LIST_PAGE = 4096
+LABEL_BYTES_MAX = 64 * 1024
 
 OPS = (
     "put",
@@ -132,7 +133,14 @@ class WrappedMedium:
 
     def read_label(self, deadline: Deadline) -> bytes:
         """See Medium."""
-        return self._chain.call("read_label", lambda: self.inner.read_label(deadline), deadline)
+        text = self._chain.call("read_label", lambda: self.inner.read_label(deadline), deadline)
+        if len(text) > LABEL_BYTES_MAX:
+            raise MediumFailed(
+                f"medium {self._chain.name} gives {len(text)} bytes as its label",
+                code="WRONG_LABEL",
+                hint="mount or insert the right volume; nothing was written to this one",
+            )
+        return text
 
     def open(self, label: Label, mode: Mode, epoch: int, deadline: Deadline) -> WrappedVolume:
         """See Medium."""
@@ -170,22 +178,43 @@ class WrappedVolume:
     def get(self, name: str, offset: int, length: int, deadline: Deadline) -> bytes:
         """See Volume."""
         call = Call(self._chain.name, "get", deadline, name, read_bytes=length)
-        return self._chain.run(call, lambda: self.inner.get(name, offset, length, deadline))
+        data = self._chain.run(call, lambda: self.inner.get(name, offset, length, deadline))
+        if len(data) != length:
+            raise Corrupt(
+                f"{name} on medium {self._chain.name}: it gave {len(data)} bytes instead of {length}"
+            )
+        return data
 
     def stat(self, name: str, deadline: Deadline) -> ObjectInfo:
         """See Volume."""
         call = Call(self._chain.name, "stat", deadline, name)
-        return self._chain.run(call, lambda: self.inner.stat(name, deadline))
+        info = self._chain.run(call, lambda: self.inner.stat(name, deadline))
+        if info.name != name or info.size_bytes < 0:
+            raise self._lies(
+                f"asked for {name!r} it tells of {info.size_bytes} bytes of {info.name[:NAME_MAX]!r}"
+            )
+        return info
 
     def list(self, after: str, deadline: Deadline, prefix: str = "") -> Iterator[ObjectInfo]:
         """See Volume. Each page is asked for anew, after the last name of the one before."""
         call = Call(self._chain.name, "list", deadline, prefix)
         while True:
             page = self._chain.run(call, lambda after=after: self._page(after, deadline, prefix))  # type: ignore[misc]
-            yield from page
+            for info in page:
+                # Without an order a listing need not come to an end.
+                if info.name <= after or not info.name.startswith(prefix) or len(info.name) > NAME_MAX:
+                    raise self._lies(f"it lists {info.name[:NAME_MAX]!r} behind {after!r} under {prefix!r}")
+                after = info.name
+                yield info
             if len(page) < LIST_PAGE:
                 return
-            after = page[-1].name
+
+    def _lies(self, what: str) -> MediumFailed:
+        return MediumFailed(
+            f"medium {self._chain.name}: {what}",
+            code="DRIVER_ERROR",
+            hint="report it to the plugin's author, or look at the backend",
+        )
 
     def _page(self, after: str, deadline: Deadline, prefix: str) -> Sequence[ObjectInfo]:
         found = self.inner.list(after, deadline, prefix)

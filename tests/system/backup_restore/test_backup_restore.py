@@ -114,7 +114,7 @@ def test_a_file_that_can_not_be_read_is_a_warning(scene):
     os.makedirs(tree)
     for number in range(60):
         with open(os.path.join(tree, f"{number:02}"), "wb") as file:
-            file.truncate(24 << 20)  # holes: seconds of reading, and nothing to store
+            file.write(scene.rng.randbytes(2 << 20))  # seconds of storing
     victim = os.path.join(tree, "zz")
     with open(victim, "wb") as file:
         file.write(b"not for long")

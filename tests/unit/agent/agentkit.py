@@ -146,9 +146,7 @@ class Grid:
         adoption = self.adoption = Adoption(manager)
         await adoption.begin()
         domains = {"default": self.keys}
-        presence = self.presence = Presence(
-            manager, adoption, self.signer.public_key, domains, b"the keyring"
-        )
+        presence = self.presence = Presence(manager, adoption, self.signer, domains, b"the keyring")
         jobs = self.jobs = JobDesk(
             manager=manager,
             adoption=adoption,

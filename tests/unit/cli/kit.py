@@ -9,7 +9,7 @@ from staddle.cli import cli
 from staddle.wire.endpoint import NO_CREDENTIALS, serve
 from staddle.wire.handlers import Handlers
 from staddle.wire.messages import Hello
-from staddle.wire.ops import admin, data, jobs, reading
+from staddle.wire.ops import admin, data, jobs, reading, repair
 from staddle.wire.ops.base import register
 
 ENTRY = [
@@ -53,6 +53,7 @@ class FakeManager:
             *(reading.QUERY, reading.LIST_DIRECTORY, reading.FIND, reading.OPEN_BACKUP, reading.LIST_BACKUPS),
             *(jobs.LIST_JOBS, jobs.CANCEL_JOB, admin.PRUNE, admin.VERIFY_PLAN, admin.REBUILD_CATALOG),
             *(admin.VERIFY_CATALOG, admin.SNAPSHOT_CATALOG, data.CHECK_OBJECT),
+            *(repair.REPAIR_OBJECT, repair.FILES_LOST, repair.CHECK_MEDIUM),
         ]
         for operation in operations:
             register(handlers, operation, self._answer)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from staddle.engine.messages import CancelJob
-from staddle.errors import MediumFailed, NotFound
+from staddle.errors import MediumFailed, NotFound, StaddleError
 from staddle.wire.ops import jobs
 from staddle.wire.ops.jobs import FailoverRow, JobRow, JobState, Rows
 
@@ -162,4 +162,14 @@ def test_job_watch_without_a_running_job(manager):
 def test_job_cancel(manager):
     manager.answers["job.cancel"] = JobState(job=5, state="cancelled", message="")
     assert invoke("job", "cancel", "5")[1] == "job 5 is cancelled\n"
+    manager.answers["job.cancel"] = JobState(job=5, state="complete", message="")
+    with pytest.raises(StaddleError, match="job 5 has ended before, it is complete") as refused:
+        invoke("job", "cancel", "5")
+    assert refused.value.exit_code == 1
     assert isinstance(manager.requests[-1], CancelJob)
+
+
+def test_job_show_counts_the_warnings(manager):
+    manager.answers["job.list"] = jobs.JobRows([job(state="warnings", warnings=7)])
+    assert "\nwarnings  7\n" in invoke("job", "show", "5")[1]
+    assert json.loads(invoke("job", "show", "5", "--json")[1])["warnings"] == 7

@@ -44,13 +44,20 @@ def test_a_terminal_gets_a_bar_and_warnings_stand_above_it(monkeypatch, capsys):
 
 def test_the_pre_scan_adds_up_what_will_be_read(tmp_path):
     from staddle.client.exclude import Excludes
+    from staddle.client.inputs import Trees
+    from staddle.client.scan import NO_RULES
+    from staddle.client.units import Tally
 
     (tmp_path / "a").write_bytes(bytes(1000))
     (tmp_path / "b.o").write_bytes(bytes(500))
     shown = progress.Progress("x", as_json=True)
-    ahead = progress.PreScan([os.fsencode(tmp_path), b"/nowhere/at/all"], Excludes(["*.o"]), shown)
+    paths = [os.fsencode(tmp_path), b"/nowhere/at/all"]
+    ahead = progress.PreScan(Trees(paths, [], Excludes(["*.o"]), NO_RULES, Tally()).sizes(), shown)
     ahead._thread.join(10)
     ahead.close()
+    assert shown.total_bytes == 0, "the walk ended at a root that is not there"
+    ahead = progress.PreScan(Trees(paths[:1], [], Excludes(["*.o"]), NO_RULES, Tally()).sizes(), shown)
+    ahead._thread.join(10)
     assert shown.total_bytes == 1000
 
 

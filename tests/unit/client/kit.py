@@ -39,6 +39,7 @@ class Stored:
         self.manifests = []  # (id, stream, ordinal, plain)
         self.chunks = {}  # (manifest id, row) -> bytes
         self.state = "complete"
+        self.roots = []
         self._containers = 0
 
     def add_stream(self, stream, records):
@@ -150,7 +151,7 @@ class FakeGrid:
             client="c",
             state=self.stored.state,
             started_ns=0,
-            roots=[],
+            roots=self.stored.roots,
             manifests=[ManifestRef(*each[:3]) for each in self.stored.manifests],
             agents=[AgentRef(name, [f"mem://agent-{name}"]) for name in self.names],
             signed=b"ticket %d" % self.opened,
@@ -204,12 +205,12 @@ def store(root, streams=1, **options):
 
 class Outcome:
     def __init__(self):
-        self.warnings, self.lost = [], []
+        self.warnings, self.lost, self.items = [], [], []
         self.tally = Tally(lambda path, why: self.warnings.append((path, why)))
         self.summary = None
 
 
-def restored(stored, target, *, paths=(), faults=None, names=("a1", "a2"), grid=None):
+def restored(stored, target, *, paths=(), faults=None, names=("a1", "a2"), grid=None, **more):
     outcome = Outcome()
     grid = grid or FakeGrid(stored, names)
     grid.faults = faults or {}
@@ -217,10 +218,11 @@ def restored(stored, target, *, paths=(), faults=None, names=("a1", "a2"), grid=
     async def work():
         async with grid as connection:
             options = RestoreOptions(
-                target=os.fsencode(target), backup=1, paths=[os.fsencode(path) for path in paths]
+                target=os.fsencode(target), backup=1, paths=[os.fsencode(path) for path in paths], **more
             )
             lost = lambda path, why: outcome.lost.append((path, why))  # noqa: E731
-            outcome.summary = await Restore(connection, options, outcome.tally, lost).run()
+            restore = Restore(connection, options, outcome.tally, lost, outcome.items.append)
+            outcome.summary = await restore.run()
 
     run(work())
     return outcome

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from staddle.client import contents, reader, restore
-from staddle.client.restore import Selection
-from staddle.client.target import Meta
+from staddle.client import contents, pipe, reader
+from staddle.client.metadata import Meta
+from staddle.client.selection import Selection
 from staddle.data.entries import EntryRows, EntryType
 from staddle.data.manifest import ZERO_REGION, decode
 
@@ -37,12 +37,14 @@ def test_a_plan_covers_every_byte_once_in_order_within_its_limits(layout):
         rows.append(
             contents.FileRow(
                 path,
-                path,
                 Meta(0, 0, 0, 0),
                 size,
                 0,
                 last=True,
                 damaged=False,
+                sparse=False,
+                linked=False,
+                replaces=False,
                 chunk_first=at,
                 chunk_count=len(file),
             )
@@ -93,11 +95,11 @@ def test_a_selection_takes_subtrees_and_the_directories_above(paths, found, miss
     entries = rows.build()
     selection = Selection(paths)
     names = entries.paths()
-    assert [names[row] for row in selection.rows(entries)] == found
+    assert [names[row] for row in selection.rows(entries)[0]] == found
     assert selection.missing() == missing
 
 
 def test_what_a_restore_holds_is_bounded_and_fits_a_call():
-    assert restore.IN_FLIGHT * contents.BATCH_BYTES <= 64 << 20
+    assert pipe.IN_FLIGHT * contents.BATCH_BYTES <= 64 << 20
     assert contents.BATCH_BYTES <= reader.CHUNKS_BYTES_MAX
     assert contents.BATCH_ROWS <= reader.CHUNKS_ROWS_MAX

@@ -71,6 +71,29 @@ def test_closing_a_pump_that_waits_for_room_ends_its_thread():
     run(work())
 
 
+def test_closing_a_pump_interrupts_records_that_wait_for_more():
+    class Waiting:
+        def __init__(self):
+            self.stop = threading.Event()
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.stop.wait(600)
+            raise StopIteration
+
+        def interrupt(self):
+            self.stop.set()
+
+    async def work():
+        pump = RecordPump(Waiting(), lambda: None)
+        await asyncio.to_thread(pump.close)
+        assert pump.exhausted
+
+    run(work())
+
+
 def test_what_ends_the_reading_is_told_after_the_records_before_it():
     def failing():
         yield Record(b"", b"one")

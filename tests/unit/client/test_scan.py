@@ -3,14 +3,28 @@
 import contextlib
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from staddle.client.exclude import Excludes
-from staddle.client.scan import absolute, join, reduce_roots, scan, split
+from staddle.client.scan import (
+    CACHE_TAG,
+    Rules,
+    Scan,
+    Tag,
+    absolute,
+    join,
+    reduce_roots,
+    scan,
+    split,
+)
+from staddle.data.entries import PATH_BYTES_MAX
 from staddle.errors import NotFound, UsageError
+from staddle.platform import fsattrs
 
 NOTHING = Excludes([])
 
@@ -158,3 +172,190 @@ def test_a_pattern_that_makes_no_sense_is_refused(pattern):
 def test_any_pattern_is_read_or_refused(pattern, name):
     with contextlib.suppress(UsageError):
         assert Excludes([pattern]).match(b"/top", name.encode()) in {True, False}
+
+
+# --- what is left out beside patterns ---------------------------------------------------------------
+
+
+def names_of(root, rules, excludes=NOTHING):
+    warnings = []
+    walk = Scan([os.fsencode(root)], excludes, lambda path, why: warnings.append((path, why)), rules)
+    names = {os.path.relpath(each.path, os.fsencode(root)).decode() for each in walk} - {"."}
+    assert not warnings
+    return names
+
+
+def tree(root, *paths, data=b""):
+    for path in paths:
+        if path.endswith("/"):
+            (root / path).mkdir(parents=True)
+        else:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(data)
+
+
+def test_files_longer_than_asked_for_are_left_out(tmp_path):
+    tree(tmp_path, "nine", data=b"9" * 9)
+    tree(tmp_path, "d/ten", data=b"0" * 10)
+    os.symlink("x" * 50, tmp_path / "link")
+    assert names_of(tmp_path, Rules(larger_than_bytes=9)) == {"nine", "d", "link"}
+    assert names_of(tmp_path, Rules(larger_than_bytes=0)) == {"d", "link"}
+
+
+def test_of_a_marked_directory_only_the_mark_is_kept(tmp_path):
+    tree(tmp_path, "a/.nobackup", "a/data", "a/sub/data", "b/data", "b/sub/.nobackup", "b/sub/x")
+    assert names_of(tmp_path, Rules(tags=(Tag(b".nobackup"),))) == {
+        *("a", "a/.nobackup", "b", "b/data", "b/sub", "b/sub/.nobackup"),
+    }  # fmt: skip
+    tree(tmp_path, ".nobackup")
+    assert names_of(tmp_path, Rules(tags=(Tag(b".nobackup"),))) == {".nobackup"}
+
+
+def test_a_cache_directory_needs_a_plain_file_with_the_signature(tmp_path):
+    signature = b"Signature: 8a477f597d28d172789f06886806bc55"
+    tree(tmp_path, "good/CACHEDIR.TAG", data=signature + b"\n# by me")
+    tree(tmp_path, "bad/CACHEDIR.TAG", data=signature[:-1] + b"6")
+    tree(tmp_path, "short/CACHEDIR.TAG", data=signature[:-1])
+    tree(tmp_path, "good/x", "bad/x", "short/x", "link/x", "dir/x", "dir/CACHEDIR.TAG/")
+    os.symlink("../good/CACHEDIR.TAG", tmp_path / "link/CACHEDIR.TAG")
+    names = names_of(tmp_path, Rules(tags=(CACHE_TAG,)))
+    assert {name for name in names if name.endswith("x")} == {"bad/x", "short/x", "link/x", "dir/x"}
+    assert "good/CACHEDIR.TAG" in names
+
+
+def test_the_contents_of_the_grids_own_directories_are_left_out_and_named(tmp_path):
+    tree(tmp_path, "home/media/object", "home/staddle.toml", "work/x")
+    status = os.stat(tmp_path / "home/media")
+    walk = Scan(
+        [os.fsencode(tmp_path)], NOTHING, print, Rules(own=frozenset({(status.st_dev, status.st_ino)}))
+    )
+    names = {each.name for each in walk}
+    assert b"staddle.toml" in names
+    assert b"media" in names
+    assert b"object" not in names
+    assert walk.left_out == [os.fsencode(tmp_path / "home/media")]
+
+
+def test_other_file_systems_are_not_entered_but_where_they_are_mounted_is_kept(tmp_path, monkeypatch):
+    """Mount points by way of st_dev: what the system tells of `mnt` is changed, in one place."""
+    tree(tmp_path, "mnt/inside", "own/inside", "own/asked/inside")
+    strange = {os.stat(tmp_path / each).st_ino for each in ("mnt", "own/asked")}
+    real_stat, real_fstat = os.stat, os.fstat
+
+    class Moved:
+        def __init__(self, status):
+            self._status = status
+            self.st_dev = status.st_dev + 1
+
+        def __getattr__(self, name):
+            return getattr(self._status, name)
+
+    def moved(status):
+        return Moved(status) if status.st_ino in strange else status
+
+    monkeypatch.setattr(os, "stat", lambda *args, **more: moved(real_stat(*args, **more)))
+    monkeypatch.setattr(os, "fstat", lambda fd: moved(real_fstat(fd)))
+    # Below `asked` the device is the strange one as well, as far as the walk can see.
+    strange.add(real_stat(tmp_path / "own/asked/inside").st_ino)
+    assert names_of(tmp_path, Rules(one_file_system=True)) == {"mnt", "own", "own/inside", "own/asked"}
+    asked = frozenset({os.fsencode(tmp_path / "own/asked")})
+    names = names_of(tmp_path, Rules(one_file_system=True, entered=asked))
+    assert names == {"mnt", "own", "own/inside", "own/asked", "own/asked/inside"}
+    assert "mnt/inside" in names_of(tmp_path, Rules())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="chattr is Linux's")
+def test_what_has_the_nodump_flag_is_left_out(tmp_path):
+    tree(tmp_path, "keep", "drop", "dir/inside", "other/inside")
+    for name in ("drop", "dir"):
+        fd = os.open(tmp_path / name, os.O_RDONLY)
+        try:
+            fsattrs.set_flags(fd, fsattrs.NODUMP)
+            assert fsattrs.get_flags(fd) & fsattrs.NODUMP, "this file system has no such flag"
+        finally:
+            os.close(fd)
+    assert names_of(tmp_path, Rules(nodump=True)) == {"keep", "other", "other/inside"}
+    assert names_of(tmp_path, Rules()) >= {"drop", "dir/inside"}
+
+
+def test_the_directories_above_listed_roots_are_entries_once_each(tmp_path):
+    tree(tmp_path, "a/b/one", "a/b/two", "a/c/three", "a/no", "z")
+    top = os.fsencode(tmp_path)
+    roots = [top + each for each in (b"/a/b/one", b"/a/b/two", b"/a/c")]
+    paths = [each.path[len(top) :] for each in scan(roots, NOTHING, print, Rules(leading=top))]
+    assert paths == [b"", b"/a", b"/a/b", b"/a/b/one", b"/a/b/two", b"/a/c", b"/a/c/three"]
+
+
+# --- hostile and enormous trees ---------------------------------------------------------------------
+
+
+def test_a_tree_deeper_than_a_path_may_be_is_walked_whole(tmp_path):
+    top = os.fsencode(tmp_path)
+    fd, name = os.open(top, os.O_RDONLY), b"n" * 100
+    for _ in range(120):
+        for each in (b"before", b"zz-after"):
+            os.close(os.open(each, os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        os.mkdir(name, dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+    try:
+        before = len(os.listdir("/dev/fd"))
+        paths, warnings = found([top])
+        assert len(os.listdir("/dev/fd")) == before, "descriptors were left open"
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path], check=True)
+    assert not warnings
+    assert len(paths) == 1 + 3 * 120
+    assert max(map(len, paths)) > 12_000
+    assert paths == sorted(paths, key=lambda path: path.replace(b"/", b"\0"))
+
+
+def test_a_path_longer_than_a_backup_keeps_is_a_warning(tmp_path):
+    top = os.fsencode(tmp_path)
+    fd, name = os.open(top, os.O_RDONLY), b"n" * 250
+    for _ in range(265):
+        os.mkdir(name, dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+    try:
+        paths, warnings = found([top])
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path], check=True)
+    assert max(map(len, paths)) <= PATH_BYTES_MAX
+    assert [why for _, why in warnings] == [f"not backed up: its path is longer than {PATH_BYTES_MAX} bytes"]
+
+
+def test_a_directory_swapped_for_a_symlink_in_mid_walk_leads_nowhere(tmp_path):
+    tree(tmp_path, "top/a/inside", "top/b/inside", "secret/passwd")
+    seen, warnings = [], []
+    for each in scan([os.fsencode(tmp_path / "top")], NOTHING, lambda path, why: warnings.append(path)):
+        seen.append(each.name)
+        if each.name == b"b":
+            (tmp_path / "top/b").rename(tmp_path / "away")
+            os.symlink("../secret", tmp_path / "top/b")
+    assert b"passwd" not in seen
+    assert warnings == [os.fsencode(tmp_path / "top/b")]
+
+
+def test_a_directory_above_that_is_swapped_on_the_way_back_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("staddle.client.scan._OPEN_LEVELS_MAX", 1)
+    tree(tmp_path, "top/a/b/c/deep", "top/a/z", "secret/z", "secret/zz")
+    seen, warnings = [], []
+    for each in scan([os.fsencode(tmp_path / "top")], NOTHING, lambda *args: warnings.append(args)):
+        seen.append(each.name)
+        if each.name == b"deep":
+            (tmp_path / "top/a").rename(tmp_path / "away")
+            os.symlink("../secret", tmp_path / "top/a")
+    assert seen[-1] == b"deep"
+    assert [path for path, _ in warnings] == [os.fsencode(tmp_path / "top/a")]
+
+
+def test_walking_with_few_descriptors_gives_the_same(tmp_path, monkeypatch):
+    tree(tmp_path, *(f"{a}/{b}/{c}/{d}" for a in "xy" for b in "pq" for c in "mn" for d in "12"))
+    whole = found([os.fsencode(tmp_path)])
+    monkeypatch.setattr("staddle.client.scan._OPEN_LEVELS_MAX", 1)
+    assert found([os.fsencode(tmp_path)]) == whole

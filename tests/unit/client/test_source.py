@@ -4,65 +4,19 @@ import os
 import random
 import stat
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from staddle.client import source as source_module
 from staddle.client.base import BaseIndex
-from staddle.client.exclude import Excludes
-from staddle.client.scan import Found, scan
-from staddle.client.source import Source
+from staddle.client.scan import Found
 from staddle.client.units import BATCH_META_BYTES, SMALL_BYTES_MAX, Tally, Units
 from staddle.data.entries import EntryFlag, EntryType
-from staddle.data.manifest import ManifestBuilder, ManifestHead
-from staddle.data.records import META_BYTES_MAX, NO_BASE, PAYLOAD_BYTES_MAX, FilesRecord, decode_record
+from staddle.data.records import PAYLOAD_BYTES_MAX
 from staddle.engine.messages import WHOLE_BASE
+from staddle.platform import longpath
 
-MIB = 1 << 20
-LATE_NS = 1 << 62  # a base that began after any change
-
-
-class Read:
-    """What a source made of a tree."""
-
-    def __init__(self, root, base=None, hook=None, source=None):
-        self.warnings = []
-        self.tally = Tally(lambda path, why: self.warnings.append((path, why)))
-        self.source = source or Source(base or BaseIndex(0), self.tally)
-        found = scan([os.fsencode(root)], Excludes([]), self.tally.warn)
-        # All is found before anything is read, so that a test can change the tree between.
-        self.founds = list(found)
-        if hook:
-            hook()
-        self.records = list(self.source.records(Units(iter(self.founds))))
-        self.rows, self.contents = [], {}
-        for record in self.records:
-            assert len(record.meta) <= META_BYTES_MAX
-            assert len(record.payload) <= PAYLOAD_BYTES_MAX
-            self._take(decode_record(record.meta, len(record.payload)), bytes(record.payload))
-
-    def _take(self, record, payload):
-        paths, columns = record.batch.paths(), record.batch.columns
-        if not isinstance(record, FilesRecord):
-            assert record.offset == len(self.contents.get(paths[0], b""))
-            self.contents[paths[0]] = self.contents.get(paths[0], b"") + payload
-            if record.last:
-                self.rows.append((paths[0], EntryType.FILE, int(columns["flags"][0]), b""))
-                assert int(columns["size"][0]) == len(self.contents[paths[0]])
-            return
-        at = 0
-        for row, path in enumerate(paths):
-            kind, length = EntryType(int(columns["type"][row])), int(record.content_lengths[row])
-            self.rows.append((path, kind, int(columns["flags"][row]), record.batch.link(row)))
-            if kind is EntryType.FILE and record.base_manifests[row] == NO_BASE:
-                self.contents[path] = payload[at : at + length]
-                assert int(columns["size"][row]) == length
-            at += length
-
-    def of(self, path):
-        return next(row for row in self.rows if row[0] == os.fsencode(path))
+from .sourcekit import LATE_NS, MIB, Read, base_of
 
 
 @pytest.mark.parametrize(
@@ -193,13 +147,13 @@ def test_an_unreadable_file_is_a_warning(tmp_path, monkeypatch, size):
     (tmp_path / "f").write_bytes(bytes(size))
     (tmp_path / "g").write_bytes(b"fine")
 
-    def refuse(found):
-        if found.name == b"f":
+    def refuse(path, flags):
+        if path.endswith(b"/f"):
             raise PermissionError(13, "Permission denied")
-        return original(found)
+        return original(path, flags)
 
-    original = source_module._open
-    monkeypatch.setattr(source_module, "_open", refuse)
+    original = longpath.open
+    monkeypatch.setattr(longpath, "open", refuse)
     read = Read(tmp_path)
     assert read.warnings == [(os.fsencode(tmp_path / "f"), "not read: permission denied")]
     assert list(read.contents) == [os.fsencode(tmp_path / "g")]
@@ -209,14 +163,14 @@ def test_a_big_file_that_fails_in_the_middle_keeps_what_was_read(tmp_path, monke
     (tmp_path / "f").write_bytes(bytes([7]) * (3 * MIB))
     calls = []
 
-    def fails_later(fd, view):
+    def fails_later(fd, views, offset):
         calls.append(1)
         if len(calls) == 3:
             raise OSError(5, "Input/output error")
-        return original(fd, view)
+        return original(fd, views, offset)
 
-    original = source_module._fill
-    monkeypatch.setattr(source_module, "_fill", fails_later)
+    original = os.preadv
+    monkeypatch.setattr(os, "preadv", fails_later)
     read = Read(tmp_path)
     assert read.contents == {os.fsencode(tmp_path / "f"): bytes([7]) * (2 * MIB)}
     assert read.of(tmp_path / "f")[2] & EntryFlag.ERROR
@@ -224,44 +178,6 @@ def test_a_big_file_that_fails_in_the_middle_keeps_what_was_read(tmp_path, monke
 
 
 # --- unchanged files ------------------------------------------------------------------------------
-
-
-def base_of(read, started_ns=LATE_NS, split_parts=False):
-    """The base index of a backup with all of a read's records in one manifest, parts in one each if asked."""
-    index = BaseIndex(started_ns)
-    batches, builder, pending = [], None, None
-
-    def head(ordinal):
-        return ManifestHead(
-            grid=bytes(16), domain=bytes(16), client="c", name="n", job=1, backup=1, stream=0, epoch=1,
-            ordinal=ordinal, first=0,
-        )  # fmt: skip
-
-    builder = ManifestBuilder(head(0))
-    for record in read.records:
-        decoded = decode_record(record.meta, len(record.payload))
-        first = builder.chunk_rows
-        container = builder.container_index(bytes([len(batches)]) * 16)
-        is_part = not isinstance(decoded, FilesRecord)
-        lengths = [len(record.payload)] if is_part else decoded.content_lengths.tolist()
-        rows = len(lengths)
-        builder.add_chunks(np.zeros((rows, 32), np.uint8), [container] * rows, [0] * rows, lengths)
-        if not is_part:
-            builder.add_entries(decoded.batch, range(first, first + rows), [1] * rows)
-            continue
-        columns = decoded.batch.columns
-        pending = decoded
-        bits = EntryFlag.PART | (EntryFlag.LAST if decoded.last else 0)
-        columns["flags"] = columns["flags"] | np.uint16(bits)
-        columns["offset"] = np.array([decoded.offset], "<u8")
-        builder.add_entries(pending.batch, [first], [1])
-        if split_parts and not decoded.last:
-            batches.append(builder.manifest(0))
-            builder = ManifestBuilder(head(len(batches)))
-    batches.append(builder.manifest(0))
-    for manifest in batches:
-        index.add(manifest)
-    return index, batches
 
 
 @pytest.mark.parametrize("split_parts", [False, True])

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 
-from staddle.api.types import Durability, Receipt
+from staddle.api.types import Durability, Label, Receipt
 from staddle.data import manifest as manifests
 from staddle.data.crypto import ChunkerSpec, DomainKeys
 from staddle.data.entries import EntryFlag, EntryRows, EntryType
@@ -60,6 +60,7 @@ class Medium:
         self.objects = {}
         self.gets = []
         self.fault = None
+        self.label = Label(grid=bytes(16), medium=f"medium-{id(self)}", volume=bytes(16), created_ns=0)
 
     def put(self, sealed):
         data = b"".join(bytes(part) for part in sealed.parts)

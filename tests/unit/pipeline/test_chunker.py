@@ -23,9 +23,9 @@ def content(seed: int, pieces: list[int]) -> bytes:
     return b"".join(generator.randbytes(n) if i % 2 == 0 else bytes(n) for i, n in enumerate(pieces))
 
 
-def cut(data: bytes, splits: list[int], offset: int = 0) -> list[tuple[int, int]]:
+def cut(data: bytes, splits: list[int], offset: int = 0, *, fixed: bool = False) -> list[tuple[int, int]]:
     """(position or ZERO, length) of each chunk of a file that arrives in pieces of the given lengths."""
-    cutter = FileCutter(Chunker(SPEC), offset)
+    cutter = FileCutter(Chunker(SPEC), offset, fixed=fixed)
     rows, tail, place, chunks = Rows(), b"", 0, []
     for length in [*splits, len(data)]:
         piece = data[place : place + length]
@@ -69,6 +69,43 @@ def test_cuts_do_not_depend_on_how_the_bytes_arrive(seed, pieces, splits, offset
             assert length <= SPEC.max_bytes
         place += length
     assert place == len(data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    pieces=PIECES,
+    splits=st.lists(st.integers(1, 150_000), max_size=12),
+    offset=st.sampled_from([0, 65536, 8192, 1_000_003]),
+)
+def test_an_image_is_cut_at_multiples_of_one_length_however_it_arrives(seed, pieces, splits, offset):
+    data = content(seed, pieces)
+    whole = cut(data, [], offset, fixed=True)
+    assert cut(data, splits, offset, fixed=True) == whole
+    length_of_all = Chunker(SPEC).fixed_bytes
+    assert length_of_all == 8192
+    place = 0
+    for start, length in whole:
+        if start == ZERO:
+            assert not any(data[place : place + length])
+        else:
+            at, end = offset + place, offset + place + length
+            assert at // length_of_all == (end - 1) // length_of_all, "a chunk crosses a boundary"
+            assert start == place
+        place += length
+    assert place == len(data)
+    ends = {offset + sum(length for _, length in whole[: n + 1]) for n in range(len(whole))}
+    assert all(end % length_of_all == 0 for end in ends if end != offset + len(data))
+
+
+def test_a_changed_block_of_an_image_changes_its_chunk_alone():
+    data = bytearray(content(3, [2_000_000]))
+    old = cut(bytes(data), [], fixed=True)
+    before = {bytes(data[start : start + length]) for start, length in old}
+    data[1_000_000:1_000_004] = b"new!"
+    new = cut(bytes(data), [], fixed=True)
+    assert new == old
+    assert sum(bytes(data[start : start + length]) not in before for start, length in new) == 1
 
 
 def test_neighbouring_zero_runs_are_one_chunk_and_aligned_blocks_are_found():

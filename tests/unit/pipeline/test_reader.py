@@ -38,11 +38,11 @@ def test_restore_goes_on_with_another_copy_in_the_middle_of_a_container(shared):
     )
     restored = contents([result], medium, good, bad_copy=lambda *bad: reported.append(bad))
     assert restored == {b"/a": content}
-    assert {(each, type(error)) for each, volume, error in reported if volume is medium} >= {
+    assert {(each, type(error)) for each, copy, error in reported if copy.volume is medium} >= {
         (gone, MediumFailed),
         *((container_id, Corrupt) for container_id in list(medium.objects)[:2]),
     }
-    assert all(volume is medium for _, volume, _ in reported)
+    assert all(copy.volume is medium for _, copy, _ in reported)
     first = next(iter(good.objects))
     again = [offset for name, offset, length in good.gets if name == first.hex() and offset > 1024]
     assert min(again) > len(good.objects[first]) // 3  # what the damaged copy gave is not read again

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from staddle import typed
+from staddle.daemon.agent.epochfile import load_epoch, store_epoch
 from staddle.daemon.agent.lru import ByteLru
 from staddle.daemon.agent.store import MediaSet
 from staddle.data.crypto import DomainKeys
@@ -27,6 +28,7 @@ from staddle.wire.redial import Redial
 from staddle.wire.tickets import open_ticket
 
 WRITTEN_BYTES_MAX = 16 << 20
+PROOF_BYTES_MAX = 1024
 Columns = tuple[NDArray[np.uint8], NDArray[np.uint32]]
 
 Request = TypeVar("Request")
@@ -42,6 +44,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     ticket_key: bytes
     domains: Mapping[str, DomainKeys]
     owner_map: OwnerMap
+    epoch_proof: bytes = b""
 
 
 class AgentContext:
@@ -53,6 +56,7 @@ class AgentContext:
         media: what it reaches.
         ids: where ids and keys come from.
         pipeline: buffers and threads of the data path.
+        epoch_proof: that manager's proof that it had the epoch.
         manager: the link to the manager; belongs to the loop. Set once, before anything is served.
         libraries: fingerprint libraries by domain.
         written: directories of containers that this agent has stored lately, for the library: fingerprints
@@ -72,7 +76,9 @@ class AgentContext:
         self.loop = asyncio.get_running_loop()
         self._role: Role | None = None
         self._epoch_path = os.path.join(directory, "manager-epoch")
-        self._epoch = self._stored_epoch()
+        self._epoch = load_epoch(self._epoch_path)
+        self._proof_path = os.path.join(directory, "manager-epoch-proof")
+        self.epoch_proof = self._stored_proof()
         self._lock = threading.Lock()
         self._closing = False
 
@@ -94,7 +100,11 @@ class AgentContext:
         with self._lock:
             self.check_epoch(role.manager_epoch)
             if role.manager_epoch > self._epoch:
-                write_file_durable(self._epoch_path, b"%d\n" % role.manager_epoch)
+                # The proof first: without it a manager of a lower epoch would not believe this agent.
+                if role.epoch_proof:
+                    write_file_durable(self._proof_path, role.epoch_proof)
+                    self.epoch_proof = role.epoch_proof
+                store_epoch(self._epoch_path, role.manager_epoch)
                 self._epoch = role.manager_epoch
             self._role = role
 
@@ -111,12 +121,12 @@ class AgentContext:
                 hint="another manager has taken over; stop the old one",
             )
 
-    def _stored_epoch(self) -> int:
+    def _stored_proof(self) -> bytes:
         try:
-            with open(self._epoch_path, "rb") as handle:
-                return int(handle.read(32))
-        except (FileNotFoundError, ValueError):
-            return 0
+            with open(self._proof_path, "rb") as handle:
+                return handle.read(PROOF_BYTES_MAX)
+        except FileNotFoundError:
+            return b""
 
     def keys(self, domain: str) -> DomainKeys:
         """Of a dedup domain. Raises Denied for one that was not assigned to this agent."""

@@ -48,7 +48,10 @@ class Control:
     def __init__(self, settings: Settings, name: str) -> None:
         """Raises ConfigError for an agent that is not configured."""
         if name not in settings.agent:
-            raise ConfigError(f"there is no [agent.{name}] in the configuration of {settings.home}")
+            raise ConfigError(
+                f"there is no [agent.{name}] in the configuration of {settings.home}",
+                hint=f"agents: {', '.join(settings.agent) or 'none'}",
+            )
         self._settings = settings
         self._name = name
         self._stop = asyncio.Event()
@@ -73,7 +76,7 @@ class Control:
         self._stop.set()
 
     async def run(self) -> int:
-        """The exit code: 0 after an orderly stop, 1 when the data process has died."""
+        """The exit code: 0 after an orderly stop, the data process's own when that has died, or 1."""
         argv = [sys.executable, "-m", "staddle", "daemon", "agent-data", self._name]
         self._child = process.spawn_child([*argv, "--home", self._settings.home])
         for watch in self._watches:
@@ -87,11 +90,14 @@ class Control:
             while not (died.done() or stopping.done()):
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if serving in done:
+                    if serving.exception() is not None and await _ends_too(died):
+                        break  # its own words and exit code say more
                     serving.result()
                     waiting.discard(serving)
             if died.done():
-                log.error("the data process of agent %s has ended with code %d", self._name, died.result())
-                return 1
+                code = died.result()
+                log.error("the data process of agent %s has ended with code %d", self._name, code)
+                return code if 0 < code < 128 else 1
             return 0
         finally:
             for task in (serving, stopping, reporting):
@@ -181,6 +187,12 @@ class Control:
         media = [watch.report() for watch in self._watches]
         media += [MediumReport(name=n, state="offline", message=why) for n, why in self._problems.items()]
         return AgentReport(media=media, pids=[os.getpid(), self._child.pid])
+
+
+async def _ends_too(died: asyncio.Task[int]) -> bool:
+    """Is the data process dying at this moment."""
+    await asyncio.wait({died}, timeout=1.0)
+    return died.done()
 
 
 def _read_ready(stdout: IO[bytes]) -> Ready:

@@ -30,6 +30,7 @@ from staddle.errors import StaddleError
 from staddle.ids import Ids
 from staddle.obs import logs
 from staddle.platform import memory, process
+from staddle.platform.durable import make_directories
 from staddle.plugins import PluginRegistry
 from staddle.wire.endpoint import Server, serve
 from staddle.wire.handlers import Handlers
@@ -80,7 +81,7 @@ class DataProcess:
         limits: ReceiverLimits | None = None,
     ) -> None:
         """Args: directory: of the agent's state. manager, listen: URLs. limits: patience of its streams."""
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_directories(directory)
         self.context = AgentContext(name, directory, media, ids or Ids(), Pipeline())
         self.locator = Locator(self.context)
         self.greeter = Greeter(self.context)

@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-import msgspec
-
 from staddle import typed
 from staddle.api.media import Deadline
 from staddle.api.types import Kind, Label, object_name
@@ -31,7 +29,7 @@ LOOK_AGAIN_S = 5.0
 HELLO_TIMEOUT_S = 30.0
 PLACEMENT_BYTES = 8
 
-_domain_keys: msgspec.msgpack.Decoder[DomainKeys] = typed.decoder(DomainKeys)
+_domain_keys: typed.Decoder[DomainKeys] = typed.decoder(DomainKeys)
 
 
 class Greeter:
@@ -62,6 +60,7 @@ class Greeter:
             urls=self._urls,
             labels=dict(self._labels),
             manager_epoch=self._context.manager_epoch,
+            epoch_proof=self._context.epoch_proof,
         )
         reply = await link.request(AGENT_HELLO.name, request, timeout_s=HELLO_TIMEOUT_S)
         await asyncio.to_thread(self._follow, AGENT_HELLO.decode(reply))
@@ -125,6 +124,7 @@ class Greeter:
             ticket_key=welcome.ticket_key,
             domains={keys.domain: keys for keys in decoded},
             owner_map=OwnerMap.from_bytes(welcome.owner_map) if welcome.owner_map else OwnerMap.everyone(),
+            epoch_proof=welcome.epoch_proof,
         )
         self._context.take_role(role)
         labels = self._decoded(welcome.labels)

@@ -76,6 +76,7 @@ class MediumWatch:
             total_bytes=last.total_bytes,
             free_bytes=last.free_bytes,
             low=last.low,
+            volume=last.volume,
         )
 
     def _run(self) -> None:
@@ -111,6 +112,7 @@ class MediumWatch:
             total_bytes=room.total_bytes if room else 0,
             free_bytes=room.free_bytes if room else 0,
             low=room.low if room else False,
+            volume=volume.label.volume if volume is not None else b"",
         )
 
     def _changed(self) -> bool:

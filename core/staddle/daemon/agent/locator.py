@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from staddle.api.media import Volume
 from staddle.api.types import Buffer, Kind
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.lru import ByteLru
@@ -18,9 +17,9 @@ from staddle.data import manifest as manifest_format
 from staddle.data.container import ContainerReader, Directory
 from staddle.data.crypto import DomainKeys
 from staddle.data.manifest import Manifest
-from staddle.data.reader import Copy
+from staddle.data.reader import Copy, no_copy_left
 from staddle.data.sealed import open_object
-from staddle.errors import MediumFailed, NotFound, StaddleError
+from staddle.errors import Corrupt, MediumFailed, NotFound, StaddleError
 from staddle.wire.ops.agents import BAD_COPY, LOCATE, BadCopy, Locate, Located
 
 log = logging.getLogger(__name__)
@@ -111,15 +110,14 @@ class Locator:
 
     # --- bad copies ---------------------------------------------------------------------------------
 
-    def bad_copy(self, object_id: bytes, volume: Volume, error: StaddleError) -> None:
+    def bad_copy(self, object_id: bytes, copy: Copy, error: StaddleError) -> None:
         """A copy could not be read: a damaged or missing one is reported, a failing medium opened anew."""
-        medium = volume.label.medium
+        medium = copy.volume.label.medium
         log.warning("copy of %s on medium %s: %s", object_id.hex(), medium, error)
         with self._lock:
-            place = self._places.pop(object_id, None)
-        names = dict(place[1].copies) if place is not None else {}
-        if error.scope == "object" and medium in names:
-            report = BadCopy(id=object_id, medium=medium, name=names[medium], code=error.code)
+            self._places.pop(object_id, None)
+        if error.scope == "object":
+            report = BadCopy(id=object_id, medium=medium, name=copy.name, code=error.code)
             # The reader goes on with the next copy: it does not wait for the manager to have noted this one.
             asyncio.run_coroutine_threadsafe(self._report(report), self._context.loop)
         elif error.scope in {"medium", "volume", "path"}:
@@ -134,20 +132,20 @@ class Locator:
     # --- sealed objects -----------------------------------------------------------------------------
 
     def sealed(self, kind: Kind, object_id: bytes, keys: DomainKeys) -> bytes:
-        """The plain bytes of a sealed object, from any copy. Raises what the last copy said."""
+        """The plain bytes of a sealed object, from any copy. Raises Corrupt, or what the last copy said."""
         place = self.place(kind, object_id)
-        last: StaddleError | None = None
+        said: dict[str, StaddleError] = {}
         for copy in self._copies(place):
             medium = copy.volume.label.medium
             try:
                 blob: Buffer = self._context.media.get(medium, copy.name, copy.size_bytes)
                 return open_object(keys, kind, object_id, blob)
             except StaddleError as error:
-                last = error
-                self.bad_copy(object_id, copy.volume, error)
-                self._keep([place])
-        assert last is not None, "there was a copy"
-        raise last
+                said[medium] = error
+                self.bad_copy(object_id, copy, error)
+        if all(isinstance(error, Corrupt | NotFound) for error in said.values()):
+            raise no_copy_left(f"{kind.name.lower()} {object_id.hex()}", said)
+        raise list(said.values())[-1]
 
     def plain_manifest(self, manifest_id: bytes, keys: DomainKeys) -> bytes:
         """The plain bytes of a manifest; kept for a while."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from staddle.data.sealed import checked_footer, open_object, seal_object
 from staddle.errors import Corrupt, NotFound, StaddleError
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import data as wire
+from staddle.wire.ops import repair as repair_wire
 from staddle.wire.ops.admin import Findings, VerifyObject
 from staddle.wire.ops.base import Nothing, register
 
@@ -31,6 +33,9 @@ SCAN_MAX = 1000
 PLACEMENT_BYTES = 8
 
 T = TypeVar("T")
+
+_NOT_THE_OBJECT = frozenset({"medium", "volume", "path", "agent"})
+"""Scopes of errors that say nothing about the object that was asked for."""
 
 
 class ObjectDesk:
@@ -45,6 +50,7 @@ class ObjectDesk:
     def install_for_clients(self, handlers: Handlers) -> None:
         """Add what readers may ask."""
         register(handlers, wire.CHECK_OBJECT, self._check, cancellable=True)
+        register(handlers, repair_wire.CHECK_MEDIUM, self._check_medium, cancellable=True)
 
     def install_for_manager(self, handlers: Handlers) -> None:
         """Add what the manager may ask, over its own link."""
@@ -53,6 +59,9 @@ class ObjectDesk:
         register(handlers, wire.SCAN_MEDIUM, self._scan, cancellable=True)
         register(handlers, wire.GET_OBJECT, self._get, cancellable=True)
         register(handlers, wire.LABEL_MEDIUM, self._label)
+        register(handlers, wire.CHECK_OBJECT, self._check, cancellable=True)
+        register(handlers, repair_wire.COPY_OBJECT, self._copy)
+        register(handlers, repair_wire.FETCH_OBJECT, self._fetch, cancellable=True)
 
     def close(self) -> None:
         """End the threads. Call from a thread."""
@@ -66,26 +75,30 @@ class ObjectDesk:
     async def _check(self, call: Call) -> Findings:
         args: wire.CheckObject = call.args
         if not args.read_data:
-            return Findings(await self._run(self._checked, args.object, False))
+            return await self._run(self._checked, args.object, False)
         async with self._reading:
-            return Findings(await self._run(self._checked, args.object, True))
+            return await self._run(self._checked, args.object, True)
 
-    def _checked(self, item: VerifyObject, read_data: bool) -> list[str]:
+    def _checked(self, item: VerifyObject, read_data: bool) -> Findings:
         what = f"{item.name} on medium {item.medium!r}"
         try:
-            info = self._media.volume(item.medium).stat(item.name, self._media.deadline(item.medium))
-            if info.size_bytes != item.size_bytes:
-                return [f"{what}: {info.size_bytes} bytes instead of {item.size_bytes}"]
+            self._check_size(item)
             if read_data:
-                self._check_bytes(item)
+                self._read_checked(item)
         except StaddleError as error:
-            if error.scope in {"medium", "volume", "path"}:
+            if error.scope in _NOT_THE_OBJECT:
                 raise  # nothing was found out about the object
-            return [f"{what}: {error.code}: {error.message}"]
-        return []
+            return Findings([f"{what}: {error.code}: {error.message}"], error.code)
+        return Findings([])
 
-    def _check_bytes(self, item: VerifyObject) -> None:
-        kind, *_ = parse_object_name(item.name)  # `item.kind` is a word for people
+    def _check_size(self, item: VerifyObject) -> None:
+        info = self._media.volume(item.medium).stat(item.name, self._media.deadline(item.medium))
+        if info.size_bytes != item.size_bytes:
+            raise Corrupt(f"{info.size_bytes} bytes instead of {item.size_bytes}")
+
+    def _read_checked(self, item: VerifyObject) -> Buffer:
+        """All bytes of one copy. Raises Corrupt if one of them is not as it was stored."""
+        kind, *_ = _parsed(item.name)  # `item.kind` is a word for people
         blob = self._media.get(item.medium, item.name, item.size_bytes)
         if kind is Kind.CONTAINER:
             reader = ContainerReader(self._context.keys(item.domain), _getter(blob), len(blob), item.id)
@@ -97,6 +110,72 @@ class ObjectDesk:
                 open_object(self._context.keys(item.domain), kind, item.id, blob)
         if found != item.digest:
             raise Corrupt("its bytes are not those that were stored")
+        return blob
+
+    async def _check_medium(self, call: Call) -> repair_wire.MediumChecked:
+        args: repair_wire.CheckMedium = call.args
+        return repair_wire.MediumChecked(await self._run(self._label_and_keyring, args.medium))
+
+    def _label_and_keyring(self, medium: str) -> list[repair_wire.MediumProblem]:
+        """What is wrong with them. Raises StaddleError where the medium does not tell."""
+        problems: list[repair_wire.MediumProblem] = []
+
+        def note(name: str, error: StaddleError) -> None:
+            problems.append(repair_wire.MediumProblem(name, error.code, error.message))
+
+        volume = self._media.volume(medium)
+        try:
+            label = label_format.decode(self._media.medium(medium).read_label(self._media.deadline(medium)))
+            if label != volume.label:
+                raise Corrupt("it is the label of another volume, or an older one")
+        except StaddleError as error:
+            note("", error)
+        keyrings = volume.list("", self._media.deadline(medium), f"{Kind.KEYRING.value}/")
+        names = [info.name for info in itertools.islice(keyrings, SCAN_MAX)]
+        if not names:
+            kind = f"{Kind.KEYRING.value}/"
+            note(kind, NotFound("it is missing: with the recovery key alone this medium can't be read"))
+        for name in names:
+            try:
+                self._check_keyring(medium, name)
+            except StaddleError as error:
+                note(name, error)
+        return problems
+
+    def _check_keyring(self, medium: str, name: str) -> None:
+        """A keyring's placement is the beginning of its digest."""
+        info = self._media.volume(medium).stat(name, self._media.deadline(medium))
+        blob = self._media.get(medium, name, info.size_bytes)
+        if digest([blob])[:PLACEMENT_BYTES] != _parsed(name)[2]:
+            raise Corrupt("its bytes are not those that were stored")
+
+    # --- repair -----------------------------------------------------------------------------------------
+
+    async def _copy(self, call: Call) -> repair_wire.Copied:
+        async with self._reading:
+            return await self._run(self._copied, call.args)
+
+    def _copied(self, args: repair_wire.CopyObject) -> repair_wire.Copied:
+        try:
+            blob = self._read_checked(args.source)
+        except StaddleError as error:
+            if error.scope in _NOT_THE_OBJECT:
+                raise
+            return repair_wire.Copied(code=error.code, problem=error.message)
+        self._put_named(args.medium, args.name, blob)
+        return repair_wire.Copied()
+
+    async def _fetch(self, call: Call) -> tuple[Nothing, Buffer]:
+        args: repair_wire.FetchObject = call.args
+        async with self._reading:
+            return Nothing(), await self._run(self._read_checked, args.source)
+
+    def _put_named(self, medium: str, name: str, blob: Buffer) -> None:
+        """Store sealed bytes under a name that the manager has planned. Raises what the medium said."""
+        kind, object_id, placement = _parsed(name)
+        result = self._media.put(kind, object_id, [blob], digest([blob]), [medium], placement=placement)
+        if medium in result.failed:
+            raise result.failed[medium]
 
     # --- storing and deleting ---------------------------------------------------------------------------
 
@@ -112,7 +191,7 @@ class ObjectDesk:
             sealed = seal_object(kind, args.id, payload, keys, key=key, wrap_nonce=nonce)
             parts = list(sealed.parts)
         whole = digest(parts)
-        placement = whole[:PLACEMENT_BYTES] if kind is Kind.KEYRING else None
+        placement = whole[:PLACEMENT_BYTES] if kind is Kind.KEYRING else args.placement or None
         reach = [name for name in args.media if name in self._media.names]
         result = self._media.put(kind, args.id, parts, whole, reach, placement=placement)
         failed = {name: str(error) for name, error in result.failed.items()}
@@ -175,10 +254,14 @@ class ObjectDesk:
                 return self._look_at_container(medium, info, object_id)
             blob = self._media.get(medium, info.name, info.size_bytes)
             checked_footer(blob, info.name, max(container_format.VERSION, 1))
-            domain = "" if kind is Kind.KEYRING else self._domain(kind, bytes(memoryview(blob)[:HEAD_BYTES]))
+            domain = ""
+            if kind is not Kind.KEYRING:
+                domain = self._domain(kind, bytes(memoryview(blob)[:HEAD_BYTES]))
+                # Whole, but another object's bytes: it must not hide the right ones on the next medium.
+                open_object(self._context.keys(domain), kind, object_id, blob)
             return wire.ScannedObject(info.name, info.size_bytes, digest([blob]), 0, 0, domain)
         except StaddleError as error:
-            if error.scope in {"medium", "volume", "path"}:
+            if error.scope in _NOT_THE_OBJECT:
                 raise
             return wire.ScannedObject(info.name, info.size_bytes, b"", 0, 0, "", f"{error.code}: {error}")
 

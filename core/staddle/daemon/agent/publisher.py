@@ -38,6 +38,7 @@ class Publisher:
         self._wake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._tries: OrderedDict[bytes, int] = OrderedDict()
+        self._said: dict[str, str] = {}
 
     def wake(self) -> None:
         """Something was committed."""
@@ -65,10 +66,18 @@ class Publisher:
                     await self._catch_up(domain, library)
                 except (StaddleError, OSError) as error:
                     # A cache that lags costs space, which is found again later; no backup fails for it.
-                    log.info("fingerprint library of %s: %s", domain, error)
+                    self._complain(domain, str(error))
+                else:
+                    self._said.pop(domain, None)
             for done in waiting:
                 if not done.done():
                     done.set_result(None)
+
+    def _complain(self, domain: str, message: str) -> None:
+        """Once: what does not mend itself would be said again every few seconds."""
+        if self._said.get(domain) != message:
+            self._said[domain] = message
+            log.warning("fingerprint library of %s: %s", domain, message)
 
     async def _catch_up(self, domain: str, library: Library) -> None:
         for _ in range(ROUNDS_MAX):

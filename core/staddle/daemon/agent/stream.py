@@ -37,7 +37,7 @@ COMMIT_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 30.0
 OUTBOX_MAX = 1024
 
-_flush: msgspec.msgpack.Decoder[Flush] = typed.decoder(Flush)
+_flush: typed.Decoder[Flush] = typed.decoder(Flush)
 
 
 class ServedStream:

@@ -7,21 +7,23 @@ import os
 from collections import Counter
 from typing import Any
 
-from staddle.api.types import Kind
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.gc import Collector
 from staddle.daemon.manager.presence import Presence
-from staddle.daemon.manager.reads import ReadDesk
 from staddle.engine.gc import marked
-from staddle.engine.tables import Backup, BackupState, MediumStatus, Object
-from staddle.errors import Denied, NotFound
+from staddle.engine.repair import lost_for_good
+from staddle.engine.tables import BackupState, MediumStatus, ObjectState
+from staddle.errors import Denied, Locked, NotFound, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import admin as wire
 from staddle.wire.ops import reading
 from staddle.wire.ops.base import Nothing, register
 from staddle.wire.ops.jobs import Rows
+
+ASKS_MAX = 4
+"""Questions to the catalog that one client may have under way."""
 
 
 class AdminDesk:
@@ -34,7 +36,6 @@ class AdminDesk:
         adoption: Adoption,
         presence: Presence,
         catalog: CatalogLink,
-        reads: ReadDesk,
         collector: Collector,
         stop: asyncio.Event,
     ) -> None:
@@ -42,16 +43,15 @@ class AdminDesk:
         self._adoption = adoption
         self._presence = presence
         self._catalog = catalog
-        self._reads = reads
         self._collector = collector
         self._stop = stop
+        self._asking: Counter[str] = Counter()
 
     def install(self, handlers: Handlers) -> None:
         """Add the operations."""
         register(handlers, wire.STATUS, self._status)
         register(handlers, wire.STOP, self._on_stop)
         register(handlers, wire.PRUNE, self._prune)
-        register(handlers, wire.VERIFY_PLAN, self._verify_plan)
         register(handlers, wire.VERIFY_CATALOG, self._verify_catalog)
         register(handlers, wire.SNAPSHOT_CATALOG, self._snapshot)
         register(handlers, reading.QUERY, self._query)
@@ -73,6 +73,8 @@ class AdminDesk:
             media=[self._medium(name) for name in manager.settings.medium],
             commit_ms_p50=latency.quantile_s(0.5) * 1000,
             commit_ms_p99=latency.quantile_s(0.99) * 1000,
+            damaged=sum(state.objects[item].state is ObjectState.LIVE for item in state.damaged),
+            lost=len(lost_for_good(state)),
         )
 
     def _agent(self, name: str) -> wire.AgentStatus:
@@ -101,6 +103,11 @@ class AdminDesk:
             path=self._manager.settings.path_of(name),
             free_bytes=max((report.free_bytes for report in reports), default=0),
             message=problem or said or (known.message if known else "no agent has seen it yet"),
+            bad_copies=sum(
+                copy.medium == name
+                for item in self._manager.state.damaged
+                for copy in self._manager.state.objects[item].bad
+            ),
         )
 
     async def _on_stop(self, call: Call) -> Nothing:
@@ -123,14 +130,33 @@ class AdminDesk:
             raise NotFound(f"backup {args.backup} was pruned", hint="`staddle ls` shows those that are left")
         if not self._may_see(call, args.backup):
             raise Denied(f"backup {args.backup} is another client's", retry="never")
-        return _entries(await self._catalog.ask("list_directory", backup=args.backup, path=args.path))
+        return _entries(await self._asked(call, "list_directory", backup=args.backup, path=args.path))
 
     async def _find(self, call: Call) -> Rows:
         args: reading.Find = call.args
-        found = await self._catalog.ask(
-            "find", pattern=args.pattern, backup=args.backup or None, limit=args.limit
+        if args.backup and args.backup not in self._manager.state.backups:
+            raise NotFound(f"there is no backup {args.backup}", hint="`staddle ls` shows them")
+        found = await self._asked(
+            call, "find", pattern=args.pattern, backup=args.backup or None, limit=args.limit
         )
         return _entries([entry for entry in found if self._may_see(call, entry["backup"])])
+
+    async def _asked(self, call: Call, method: str, **arguments: Any) -> Any:
+        """Ask the catalog for a client, which may ask so much at a time and no more: it has one owner."""
+        if call.peer.role != "client":
+            return await self._catalog.ask(method, **arguments)
+        name = call.peer.name
+        if self._asking[name] >= ASKS_MAX:
+            raise Unavailable(
+                f"client {name!r} asks the catalog {ASKS_MAX} things already", hint="ask again", code="BUSY"
+            )
+        self._asking[name] += 1
+        try:
+            return await self._catalog.ask(method, **arguments)
+        finally:
+            self._asking[name] -= 1
+            if not self._asking[name]:
+                del self._asking[name]
 
     def _may_see(self, call: Call, number: int) -> bool:
         """A client sees its own backups only."""
@@ -149,6 +175,8 @@ class AdminDesk:
 
     async def _snapshot(self, call: Call) -> Nothing:
         args: wire.SnapshotCatalog = call.args
+        if os.path.lexists(args.path):
+            raise Locked(f"{args.path} exists already", hint="name a new file: a snapshot replaces nothing")
         await self._catalog.ask("snapshot", path=os.path.abspath(args.path))
         return Nothing()
 
@@ -158,76 +186,6 @@ class AdminDesk:
         self._adoption.check_serving()
         args: wire.Prune = call.args
         return await self._collector.prune(list(args.backups), dry_run=args.dry_run)
-
-    async def _verify_plan(self, call: Call) -> wire.VerifyObjects:
-        args: wire.VerifyPlan = call.args
-        backups = self._chosen(list(args.backups))
-        users: dict[bytes, list[int]] = {}
-        for backup in backups:
-            for used in _objects_of(backup):
-                users.setdefault(used, []).append(backup.id)
-        problems, objects = [], []
-        away: Counter[str] = Counter()
-        for item_id, numbers in users.items():
-            item = self._manager.state.objects.get(item_id)
-            if item is None or not item.copies:
-                what = "only damaged copies" if item is not None and item.bad else "no copy"
-                problems.append(f"object {item_id.hex()} of backups {_numbers(numbers)} has {what}")
-                continue
-            if not self._manager.state.available(item):
-                where = ", ".join(copy.medium for copy in item.copies)
-                problems.append(
-                    f"{item.kind} {item_id.hex()} of backups {_numbers(numbers)}: no medium is up ({where})"
-                )
-            objects += _checks(item, numbers, self._up())
-            away.update(copy.medium for copy in item.copies if copy.medium not in self._up())
-        return wire.VerifyObjects(
-            objects=objects,
-            problems=problems,
-            unchecked=[f"medium {name} is not up: {away[name]} copies on it" for name in sorted(away)],
-            agents=self._reads.agents(),
-            reach={
-                name: list(self._manager.settings.media_of(name)) for name in self._manager.settings.agent
-            },
-        )
-
-    def _up(self) -> set[str]:
-        return {name for name, medium in self._manager.state.media.items() if medium.state is MediumStatus.UP}
-
-    def _chosen(self, numbers: list[int]) -> list[Backup]:
-        backups = self._manager.state.backups
-        if not numbers:
-            return [b for b in backups.values() if b.state is not BackupState.PRUNED]
-        for number in numbers:
-            if number not in backups or backups[number].state is BackupState.PRUNED:
-                raise NotFound(f"there is no backup {number}", hint="`staddle ls` shows them")
-        return [backups[number] for number in numbers]
-
-
-def _objects_of(backup: Backup) -> set[bytes]:
-    found = {item for row in backup.segments for item in (row.manifest, *row.ref_ids())}
-    return found | {backup.seal} if backup.seal else found
-
-
-def _checks(item: Object, numbers: list[int], up: set[str]) -> list[wire.VerifyObject]:
-    return [
-        wire.VerifyObject(
-            Kind[item.kind.upper()].value,
-            item.id,
-            copy.medium,
-            copy.name,
-            item.size_bytes,
-            item.digest,
-            item.domain,
-            numbers,
-        )
-        for copy in item.copies
-        if copy.medium in up
-    ]
-
-
-def _numbers(numbers: list[int]) -> str:
-    return ", ".join(map(str, sorted(numbers)))
 
 
 def _entries(found: list[dict[str, Any]]) -> Rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 
 from staddle.api.types import Label
@@ -20,7 +21,7 @@ from staddle.engine import ops
 from staddle.engine.configure import decide_medium, decide_owner_map, decide_pool
 from staddle.engine.state import GridState
 from staddle.errors import ConfigError, StaddleError, Unavailable
-from staddle.platform.durable import write_file_durable
+from staddle.platform.durable import fsync_dir, write_file_durable
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +48,15 @@ class Adoption:
         """Was a labelled medium found that the log knows nothing of."""
         return os.path.exists(self._marker)
 
+    def need_rebuild(self) -> None:
+        """Nothing is served before `rebuilt`, in this term or a later one. Durable on return."""
+        write_file_durable(self._marker, b"staddle catalog rebuild\n")
+
     def rebuilt(self) -> None:
         """The log knows again what is on the media. Called when it is durable."""
         if os.path.exists(self._marker):
             os.unlink(self._marker)
+            fsync_dir(os.path.dirname(self._marker))
 
     def check_serving(self) -> None:
         """Raise Unavailable while a rebuild is due."""
@@ -119,7 +125,7 @@ class Adoption:
                 )
             return
         if label is not None and not state.backups and not self.rebuild_needed:
-            write_file_durable(self._marker, b"staddle catalog rebuild\n")
+            self.need_rebuild()
         if label is None and self.rebuild_needed:
             raise Unavailable(
                 f"medium {name!r} has no label: whether it is new can't be told before the rebuild",
@@ -130,7 +136,9 @@ class Adoption:
 
     def _used(self, medium: str) -> bool:
         return any(
-            copy.medium == medium for item in self._manager.state.objects.values() for copy in item.copies
+            copy.medium == medium
+            for item in self._manager.state.objects.values()
+            for copy in item.placements()
         )
 
     async def _sync_known(self) -> None:
@@ -163,8 +171,8 @@ class Adoption:
                 min_copies=pool.min_copies,
                 policy=pool.policy,
                 agents=[],
-                wait_busy_s=int(pool.wait_busy_s),
-                wait_offline_s=int(pool.wait_offline_s),
+                wait_busy_s=math.ceil(pool.wait_busy_s),
+                wait_offline_s=math.ceil(pool.wait_offline_s),
                 segment_bytes=pool.segment_bytes,
             )
             await self._manager.change(decide_pool, op)

@@ -94,7 +94,11 @@ class CatalogLink:
         except TimeoutError:
             line = b""
         if not line:
-            raise Unavailable("the catalog's process did not start", hint="see log/manager.out in the home")
+            raise Unavailable(
+                "the catalog's process did not start",
+                hint="see log/manager.out in the home",
+                exit_code=await asyncio.to_thread(_exit_code, child),
+            )
         return line.decode().strip()
 
     # --- feeding ------------------------------------------------------------------------------------
@@ -217,11 +221,21 @@ class CatalogLink:
 
     async def stop(self) -> None:
         """Feed what waits, then let the process end with its pipe."""
-        with contextlib.suppress(StaddleError):
-            await self.settled(10.0)
+        if self._link is not None:
+            with contextlib.suppress(StaddleError):
+                await self.settled(10.0)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._link is not None:
             await self._link.close()
         await self._end_child()
+
+
+def _exit_code(child: Popen[bytes]) -> int | None:
+    """What the process ended with: its own error says more than that it ended. None for the usual code."""
+    try:
+        code = child.wait(1.0)
+    except TimeoutExpired:
+        return None
+    return code if 0 < code < 128 else None

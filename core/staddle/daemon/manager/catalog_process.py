@@ -13,6 +13,7 @@ import msgspec
 from staddle import typed
 from staddle.api.catalog import ManifestRows, Record
 from staddle.catalog.process import CatalogOwner
+from staddle.catalog.renewal import open_or_renew
 from staddle.config import load
 from staddle.daemon.setup import Identities, local_url
 from staddle.data import manifest as manifest_format
@@ -27,7 +28,7 @@ from staddle.wire.ops.catalog import APPLY, ASK, INGEST, Applied, Apply, Ask, In
 
 log = logging.getLogger(__name__)
 
-_records: msgspec.msgpack.Decoder[list[Record]] = typed.decoder(list[Record])
+_records: typed.Decoder[list[Record]] = typed.decoder(list[Record])
 
 
 class CatalogServer:
@@ -69,7 +70,7 @@ def _plain(value: Any) -> Any:
 async def _serve(home: str, path: str) -> None:
     settings = load(home)
     open_catalog = PluginRegistry().catalog_type("duckdb").load()
-    owner = CatalogOwner(lambda: open_catalog(path, manifest_format.decode))
+    owner = CatalogOwner(lambda: open_or_renew(path, lambda: open_catalog(path, manifest_format.decode)))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     process.exit_with_parent(lambda: loop.call_soon_threadsafe(stop.set))

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +15,7 @@ import zstandard
 
 from staddle.api.types import Kind
 from staddle.daemon.manager.adoption import Adoption
+from staddle.daemon.manager.allowance import Allowance, check_room
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.placing import Placer
@@ -46,7 +49,8 @@ from staddle.wire.tickets import TicketSigner
 
 log = logging.getLogger(__name__)
 
-MANIFEST_BYTES_MAX = 256 << 20
+MANIFEST_BYTES_MAX = 64 << 20
+"""Of one that comes with its COMMIT; a longer one is read from the media."""
 LOST_NAMES_MAX = 1000
 SEAL_TRIES = 5
 SEAL_PAUSE_S = 1.0
@@ -76,6 +80,7 @@ class JobDesk:
         self._catalog = catalog
         self._signer = signer
         self._domains = domains
+        self._allowance = Allowance()
         self._seen: dict[int, wire.Renew] = {}
         self._sealing: dict[int, asyncio.Task[JobEnded]] = {}
 
@@ -96,14 +101,23 @@ class JobDesk:
     async def _create(self, call: Call) -> wire.JobOpened:
         self._adoption.check_serving()
         request: CreateJob = call.args
+        self._allowance.take(call.peer, request)
         if call.peer.role == "client" and request.client != call.peer.name:
             raise Denied(f"client {call.peer.name!r} can't back up as {request.client!r}")
         state = self._manager.state
         if not request.pool:
             request = msgspec.structs.replace(request, pool=self._only_pool())
         elif request.pool not in state.pools:
+            if request.pool in self._manager.settings.pool:
+                raise Unavailable(
+                    f"pool {request.pool!r} can't be used: none of its media has been ready yet",
+                    hint="`staddle status` says what each of them lacks",
+                    code="POOL_UNUSABLE",
+                    retry="operator",
+                )
             known = ", ".join(sorted(state.pools)) or "none is usable yet"
             raise NotFound(f"there is no pool {request.pool!r}", hint=f"pools: {known}")
+        check_room(state, request)
         created: JobCreated = await self._manager.ask(request)
         base = state.backups.get(created.base_backup)
         return wire.JobOpened(
@@ -141,6 +155,7 @@ class JobDesk:
     async def _assign(self, call: Call) -> wire.AssignAnswer:
         request: Assign = call.args
         self._own(call, request.job)
+        self._allowance.take(call.peer, request)
         reply = await self._manager.ask(request)
         signed = b""
         if isinstance(reply, Assigned):
@@ -158,8 +173,12 @@ class JobDesk:
 
     def _ingest(self, commit: Commit, packed: bytes) -> None:
         try:
+            # What it claims is checked first: that much memory is taken.
+            claimed = zstandard.get_frame_parameters(packed).content_size
+            if not 0 < claimed <= MANIFEST_BYTES_MAX:
+                raise ValueError(f"it is said to have {claimed} bytes")  # noqa: TRY301 - one way on for all
             plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=MANIFEST_BYTES_MAX)
-        except zstandard.ZstdError as error:
+        except (zstandard.ZstdError, ValueError) as error:
             log.warning(
                 "job %d: a manifest that can't be unpacked is read from its medium: %s", commit.job, error
             )
@@ -172,6 +191,7 @@ class JobDesk:
 
     async def _report_failover(self, call: Call) -> Nothing:
         self._own(call, call.args.job)
+        self._allowance.take(call.peer, call.args)
         # Nobody waits for this record: it only completes the job's report.
         self._manager.report(call.args)
         return Nothing()
@@ -282,10 +302,10 @@ class JobDesk:
     async def _list(self, call: Call) -> wire.JobRows:
         args: wire.ListJobs = call.args
         state = self._manager.state
-        jobs = [self._own(call, args.job)] if args.job else list(reversed(state.jobs.values()))[: args.limit]
+        newest: Iterable[Job] = [self._own(call, args.job)] if args.job else reversed(state.jobs.values())
         if call.peer.role == "client":
-            jobs = [job for job in jobs if job.client == call.peer.name]
-        return wire.JobRows([self._row(job) for job in jobs])
+            newest = (job for job in newest if job.client == call.peer.name)
+        return wire.JobRows([self._row(job) for job in islice(newest, args.limit)])
 
     def _row(self, job: Job) -> wire.JobRow:
         backup = self._manager.state.backups[job.backup]
@@ -306,6 +326,7 @@ class JobDesk:
             seen_files=seen.files if seen else 0,
             seen_bytes=seen.bytes_read if seen else 0,
             total_bytes=seen.bytes_total if seen else 0,
+            warnings=job.warnings,
             paths=[
                 wire.PathRow(
                     stream=stream.stream,

@@ -45,8 +45,11 @@ class TokenDesk:
             text = create_token(
                 self._authority, args.name, "client", time.time_ns() + int(args.valid_s * 1e9)
             )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        except ValueError:
+            raise UsageError(
+                f"{args.name!r} is no name for a client",
+                hint="take 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
+            ) from None
         return TokenMade(token=text, url=self._manager.settings.manager.listen)
 
     async def _redeem(self, token: Token) -> bool:

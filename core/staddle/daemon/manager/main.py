@@ -29,17 +29,20 @@ from staddle.daemon.manager.orphans import OrphanSweeper
 from staddle.daemon.manager.presence import Presence
 from staddle.daemon.manager.reads import ReadDesk
 from staddle.daemon.manager.rebuild import Rebuilder
+from staddle.daemon.manager.repairing import Repairer
+from staddle.daemon.manager.verifying import VerifyDesk
 from staddle.daemon.runfiles import RunFile
 from staddle.daemon.setup import Identities, local_url
 from staddle.engine import ops
 from staddle.engine.health import Health, HealthLimits
-from staddle.engine.lease import ManagerLease
+from staddle.engine.lease import LeaseLapsed, ManagerLease
 from staddle.engine.manager import ManagerCore
 from staddle.engine.state import GridState
 from staddle.errors import Fenced, StaddleError
 from staddle.ids import Ids
 from staddle.obs import logs
 from staddle.platform.clock import lease_clock_ns
+from staddle.platform.durable import make_directories
 from staddle.plugins import PluginRegistry
 from staddle.wire.endpoint import Server, serve
 from staddle.wire.handlers import Handlers
@@ -76,7 +79,7 @@ class Term:
 
     async def run(self) -> None:
         """Until it is stopped or fenced. Raises StaddleError for what ended it early."""
-        os.makedirs(self.paths.oplog, mode=0o700, exist_ok=True)
+        make_directories(self.paths.oplog)
         cluster = PluginRegistry().cluster_type("single").load()(SingleConfig(path=self.paths.manager))
         started_ns = lease_clock_ns()
         floor = max(highest_epoch(self.paths.oplog), self._epoch_floor)
@@ -160,7 +163,7 @@ class Term:
         handlers = Handlers()
         signer = TicketSigner.at(self.identities.ticket_key_path)
         domains = self.identities.domains()
-        presence = Presence(manager, adoption, signer.public_key, domains, self.identities.keyring())
+        presence = Presence(manager, adoption, signer, domains, self.identities.keyring())
         jobs = JobDesk(
             manager=manager,
             adoption=adoption,
@@ -176,22 +179,24 @@ class Term:
             adoption=adoption,
             presence=presence,
             catalog=catalog,
-            reads=reads,
             collector=collector,
             stop=self.stop,
         )
         rebuilder = Rebuilder(manager, adoption, presence, catalog, domains)
         tokens = TokenDesk(manager, self.identities.authority_directory)
-        for desk in (presence, jobs, reads, admin, rebuilder, tokens):
+        verifier = VerifyDesk(manager, catalog, reads)
+        sweeper = OrphanSweeper(manager, adoption, presence)
+        repairer = Repairer(manager, adoption, presence, sweeper, self.identities.keyring())
+        for desk in (presence, jobs, reads, admin, rebuilder, tokens, verifier, repairer):
             desk.install(handlers)
         self._pids = [os.getpid(), catalog.pid]
-        sweeper = OrphanSweeper(manager, adoption, presence)
         backfill = Backfill(manager, presence, catalog)
         steps = [collector.collect, sweeper.step, backfill.step]
         return handlers, [
             self._tick(manager, jobs),
             _repeat(MARK_EVERY_S, [jobs.mark_incomplete]),
             _repeat(COLLECT_EVERY_S, steps),
+            repairer.run(),
         ]
 
     async def _listen(self, handlers: Handlers) -> list[Server]:
@@ -268,16 +273,19 @@ async def _main(home: str) -> None:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
         else:
             loop.add_signal_handler(number, stop.set)
-    floor = 0
-    for _ in range(TERMS_MAX):
+    floor, outrun = 0, 0
+    while outrun < TERMS_MAX:
         try:
             await Term(load(home), stop, floor).run()
         except Outrun as error:
             # The log was lost, and agents know of later terms than it does: begin again above them.
             if not error.renewable:
                 raise
-            floor = error.epoch + EPOCH_JUMP
+            floor, outrun = error.epoch + EPOCH_JUMP, outrun + 1
             log.warning("%s; it begins again above %d", error.message, floor)
+        except LeaseLapsed as error:
+            # The host slept, or this process was stopped. If nobody else serves now, it may, from the log on.
+            log.warning("%s; it asks for another term", error.message)
         else:
             return
     raise Fenced("agents tell of ever higher epochs", hint="is another manager running?")

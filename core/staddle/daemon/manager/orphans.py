@@ -76,9 +76,9 @@ class OrphanSweeper:
             if medium.state is not MediumStatus.UP:
                 continue
             try:
-                await self._remove(name)  # also what an earlier term has left
+                await self.remove(name)  # also what an earlier term has left
                 await self._look(name)
-                await self._remove(name)
+                await self.remove(name)
             except StaddleError as error:
                 log.warning("medium %s: orphans are looked for later: %s", name, error)
 
@@ -114,7 +114,10 @@ class OrphanSweeper:
             log.info("medium %s: %d orphans are removed", medium, len(found))
         return decide_orphans(state, medium, found)
 
-    async def _remove(self, medium: str) -> None:
+    async def remove(self, medium: str) -> None:
+        """Remove what the log has doomed on a medium. Raises StaddleError if it can't be done now."""
+        if self._manager.state.media[medium].state is not MediumStatus.UP:
+            return
         while names := list(self._manager.state.doomed.get(medium, ()))[:DELETE_BATCH]:
             request = DeleteObject(medium=medium, names=names)
             await self._presence.call(DELETE_OBJECT, request, medium=medium, timeout_s=_TIMEOUT_S)

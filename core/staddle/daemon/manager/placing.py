@@ -13,6 +13,7 @@ from staddle.data.sealed import seal_object
 from staddle.engine.messages import CopyOf, StoredObject
 from staddle.errors import StaddleError
 from staddle.wire.ops.data import PUT_OBJECT, PutObject
+from staddle.wire.ops.jobs import is_name_of
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,12 @@ class Placer:
                 log.warning(
                     "agent %s: medium %s took no %s: %s", session.name, medium, kind.name.lower(), why
                 )
-            copies += [CopyOf(medium, name) for medium, name in answer.copies]
-            left -= {medium for medium, _ in answer.copies}
+            # An agent vouches for the media that it reaches and this object's own names, for nothing else.
+            told = [
+                CopyOf(m, n) for m, n in answer.copies if m in reach and is_name_of(n, kind, sealed.object_id)
+            ]
+            copies += told
+            left -= {copy.medium for copy in told}
         if not copies:
             return None
         return StoredObject(

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from staddle import typed
 from staddle.api.types import MediumState
 from staddle.daemon.manager.adoption import Adoption, label_of
 from staddle.daemon.manager.core import Manager
@@ -27,14 +28,18 @@ from staddle.wire.ops.agents import (
     AgentHello,
     AgentReport,
     AgentWelcome,
+    EpochProof,
     MediumReport,
 )
 from staddle.wire.ops.base import Nothing, Operation, register
+from staddle.wire.tickets import TicketSigner, open_ticket
 
 log = logging.getLogger(__name__)
 
 PARTS = ("control", "data")
 """The processes of an agent."""
+MESSAGE_CHARS_MAX = 1000
+"""Of what an agent says of a medium, as the log keeps it."""
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -56,19 +61,19 @@ class AgentSession:
 
 
 class Presence:
-    """Who is there. `ticket_key` and `domains` are what agents get at their hello."""
+    """Who is there. `signer`'s key and `domains` are what agents get at their hello."""
 
     def __init__(
         self,
         manager: Manager,
         adoption: Adoption,
-        ticket_key: bytes,
+        signer: TicketSigner,
         domains: dict[str, DomainKeys],
         keyring: bytes,
     ) -> None:
         self._manager = manager
         self._adoption = adoption
-        self._ticket_key = ticket_key
+        self._signer = signer
         self._domains = domains
         self._keyring = keyring
         self.sessions: dict[str, AgentSession] = {}
@@ -88,6 +93,7 @@ class Presence:
         if name not in settings.agent:
             raise Denied(f"agent {name!r} is not in this grid's configuration", hint=f"add [agent.{name}]")
         if hello.manager_epoch > self._manager.state.epoch:
+            self._check_proof(name, hello)
             self._manager.outrun(hello.manager_epoch)
         session = self.sessions.setdefault(name, AgentSession(name))
         fresh = session.links.get(hello.part) is not call.link
@@ -95,7 +101,8 @@ class Presence:
         session.pids[hello.part] = hello.pid
         if hello.part == "data":
             await self._manager.change(decide_agent, ops.AgentSet(name=name, urls=list(hello.urls)))
-            await self._adoption.adopt(name, hello.labels)
+            reached = settings.media_of(name)
+            await self._adoption.adopt(name, {m: text for m, text in hello.labels.items() if m in reached})
         self._manager.core.health.agent_seen(name, lease_clock_ns())
         if fresh:  # an agent may say hello again over the same link: what it knows of its media has changed
             watching = asyncio.create_task(self._watch(session, hello.part, call.link))
@@ -107,19 +114,40 @@ class Presence:
     def _welcome(self, agent: str, found: dict[str, bytes]) -> AgentWelcome:
         state = self._manager.state
         media = [name for name in self._manager.settings.media_of(agent) if name in state.media]
-        used = {copy.medium for item in state.objects.values() for copy in item.copies}
+        used = {copy.medium for item in state.objects.values() for copy in item.placements()}
         pools = [pool for pool in state.pools.values() if set(pool.media) & set(media)]
         domains = sorted({pool.domain for pool in pools})
         return AgentWelcome(
             grid=state.grid,
             manager_epoch=state.epoch,
-            ticket_key=self._ticket_key,
+            ticket_key=self._signer.public_key,
             domains=[msgspec.msgpack.encode(self._domains[name]) for name in domains],
             owner_map=state.owner_map,
             labels={name: label_of(state, name) for name in media},
             fresh=[name for name in media if name not in used and found.get(name) == b""],
             keyring=self._keyring,
+            epoch_proof=self._signer.sign(
+                msgspec.msgpack.encode(EpochProof(grid=state.grid, manager_epoch=state.epoch))
+            ),
         )
+
+    def _check_proof(self, agent: str, hello: AgentHello) -> None:
+        """A manager ends for a higher epoch, so it takes the word of that manager alone. Raises Denied."""
+        said = f"agent {agent!r} says that it has followed a manager of epoch {hello.manager_epoch}"
+        try:
+            proof = typed.unpack(open_ticket(hello.epoch_proof, self._signer.public_key), EpochProof)
+        except (Denied, msgspec.DecodeError):
+            proof = None
+        if (
+            proof is None
+            or proof.grid != self._manager.state.grid
+            or proof.manager_epoch < hello.manager_epoch
+        ):
+            log.error("%s, and can't prove it: it is not let in", said)
+            raise Denied(
+                f"{said}, and can't prove it",
+                hint="see that no other manager of the grid runs, then remove the agent's file manager-epoch",
+            )
 
     async def _watch(self, session: AgentSession, part: str, link: Link) -> None:
         await link.wait_closed()
@@ -133,16 +161,26 @@ class Presence:
         session = self.sessions.get(call.peer.name)
         if session is None:
             raise Denied("an agent says hello before it reports", retry="after")
-        session.media = {medium.name: self._judged(session.name, medium) for medium in report.media}
+        reached = self._manager.settings.media_of(session.name)
+        session.media = {
+            medium.name: self._judged(session.name, medium)
+            for medium in report.media
+            if medium.name in reached
+        }
         if session.data_link() is not None:
             states = {medium.name: MediumState(medium.state) for medium in session.media.values()}
-            self._manager.core.health.agent_seen(session.name, lease_clock_ns(), states)
+            low = [medium.name for medium in session.media.values() if medium.low]
+            self._manager.core.health.agent_seen(session.name, lease_clock_ns(), states, low)
         await self._judge_media()
         return Nothing()
 
     def _judged(self, agent: str, report: MediumReport) -> MediumReport:
         """A medium that holds the wrong volume is of no use, however well it is."""
         problem = self._adoption.problem(report.name, agent)
+        known = self._manager.state.media.get(report.name)
+        if not problem and known is not None and report.volume not in (b"", known.volume):
+            # It was exchanged after the agent's hello.
+            problem = f"another volume than medium {report.name!r} is at its place: mount the right one"
         if not problem:
             return report
         return msgspec.structs.replace(report, state=MediumState.OFFLINE.value, message=problem)
@@ -158,7 +196,7 @@ class Presence:
             bad = [report for report in said if report.state not in {"up", "busy", "suspect"}]
             state = MediumStatus.OFFLINE if len(bad) == len(said) else MediumStatus.UP
             if state is not medium.state:
-                message = bad[0].message if bad else ""
+                message = bad[0].message[:MESSAGE_CHARS_MAX] if bad else ""
                 log.warning("medium %s is %s %s", name, state.value, message)
                 await self._manager.change(decide_medium_state, name, state, message, time.time_ns())
 

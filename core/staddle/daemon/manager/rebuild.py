@@ -71,8 +71,8 @@ class Rebuilder:
             # With the marker there, what backups there are come from a rebuild that was cut off.
             if state.backups and not self._adoption.rebuild_needed:
                 raise Locked(
-                    "the manager's log knows backups already: a rebuild would doubt it",
-                    hint="only a manager whose directory was lost is rebuilt",
+                    "the manager's log knows backups already: nothing is rebuilt",
+                    hint="only a manager whose directory was lost needs it; `staddle catalog verify` checks",
                 )
             if not state.media:
                 raise Unavailable(

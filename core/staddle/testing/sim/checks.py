@@ -41,7 +41,7 @@ class _Oracle:
         self.copies = grid.copies
         self.min_copies = grid.min_copies
         self.up = dict.fromkeys(grid.media, True)
-        self.containers: dict[bytes, set[str]] = {}  # id -> media of its copies
+        self.containers: dict[bytes, set[tuple[str, str]]] = {}  # id -> good copies: medium, name
         self.going: set[bytes] = set()
         self.epochs: dict[tuple[int, int], int] = {}
         self.nexts: dict[tuple[int, int], int] = {}
@@ -72,11 +72,11 @@ class _Oracle:
         if args["first"] != self.nexts.get(key, 0):
             raise Violation(f"segment of {key} begins at {args['first']}, not {self.nexts.get(key, 0)}")
         self.nexts[key] = args["next"]
-        new = {bytes(item["id"]): {copy[0] for copy in item["copies"]} for item in args["containers"]}
+        new = {bytes(item["id"]): {(c[0], c[1]) for c in item["copies"]} for item in args["containers"]}
         up = {name for name, works in self.up.items() if works}
-        for item, media in new.items():
-            if len(media & up) < self.min_copies:
-                raise Violation(f"container {item.hex()} was committed with copies on {media} only")
+        for item, copies in new.items():
+            if len(_media(copies) & up) < self.min_copies:
+                raise Violation(f"container {item.hex()} was committed with copies {copies} only")
         self.containers.update(new)
         need = max(self.min_copies, min(self.copies, len(up)))
         refs = args["refs"]
@@ -86,7 +86,7 @@ class _Oracle:
                 continue
             if item not in self.containers or item in self.going:
                 raise Violation(f"G2: a manifest of {key} refers to {item.hex()}, which is not there")
-            if len(self.containers[item] & up) < need:
+            if len(_media(self.containers[item]) & up) < need:
                 raise Violation(f"G1: a manifest of {key} refers to {item.hex()}, which lacks copies")
 
     def _objects_deleting(self, args: dict[str, Any]) -> None:
@@ -98,14 +98,18 @@ class _Oracle:
 
     def _copy_added(self, args: dict[str, Any]) -> None:
         if args["object"] in self.containers:
-            self.containers[args["object"]].add(args["copy"][0])
+            self.containers[args["object"]].add((args["copy"][0], args["copy"][1]))
 
     def _copy_dropped(self, args: dict[str, Any]) -> None:
-        self.containers.get(args["object"], set()).discard(args["copy"][0])
+        self.containers.get(args["object"], set()).discard((args["copy"][0], args["copy"][1]))
 
     def _backups_pruned(self, args: dict[str, Any]) -> None:
         if held := set(args["backups"]) & set(self.bases.values()):
             raise Violation(f"backups {held} were pruned though a running job builds on them")
+
+
+def _media(copies: Iterable[tuple[str, str]]) -> set[str]:
+    return {medium for medium, _ in copies}
 
 
 def _check_log(grid: Grid) -> None:
@@ -129,9 +133,14 @@ def _check_promises(grid: Grid, state: GridState) -> None:
 
 
 def _check_copies(grid: Grid, state: GridState) -> None:
-    """Every copy that the log claims is there (C1), unless its whole medium is lost."""
+    """Every copy that the log claims is there (C1), unless its whole medium is lost.
+
+    So are those that are called bad, rotten or not: they go only when they are no longer in the log.
+    """
     for item in state.objects.values():
-        for copy in item.copies:
+        if item.state is ObjectState.LIVE and not item.placements():
+            raise Violation(f"{item.kind} {item.id.hex()}: its last copy was removed")
+        for copy in item.placements():
             medium = grid.media[copy.medium]
             if medium.lost or item.state is ObjectState.DELETING:
                 continue
@@ -174,8 +183,9 @@ def _check_rebuild(grid: Grid, state: GridState) -> None:
     fresh.grid = state.grid
     for op in grid.config:
         fresh.apply_op(op)
-    lost = any(medium.lost for medium in grid.media.values())
     found = _found(grid)
+    lost = any(medium.lost for medium in grid.media.values())
+    lost = lost or any(item.id not in found and item.id in _wanted(state) for item in state.objects.values())
     pruned = [number for body, _ in found.values() for number in body.pruned]
     rebuilt = plan_rebuild(
         fresh,
@@ -198,12 +208,21 @@ def _check_rebuild(grid: Grid, state: GridState) -> None:
         return
     if rebuilt.findings:
         raise Violation(f"a rebuild from whole media finds: {rebuilt.findings}")
-    _same(facts(state), facts(fresh))
+    _same(facts(state), facts(fresh), {(m.name, name) for m in grid.media.values() for name in m.rotten})
 
 
-def _same(original: dict[str, Any], again: dict[str, Any]) -> None:
+def _wanted(state: GridState) -> set[bytes]:
+    """Everything that a backup which is not pruned needs."""
+    kept = [backup for backup in state.backups.values() if backup.state is not BackupState.PRUNED]
+    wanted = {backup.seal for backup in kept}
+    return wanted | {item for b in kept for row in b.segments for item in (row.manifest, *row.ref_ids())}
+
+
+def _same(original: dict[str, Any], again: dict[str, Any], rotten: set[tuple[str, str]]) -> None:
     for what, rows in original.items():
         missing = set(rows) - set(again[what])
+        if what == "copies":  # the log may not know yet that some of its copies have rotted
+            missing = {row for row in missing if row[1:] not in rotten}
         # A copy that landed though its put seemed to fail is a copy, too: the media know more here.
         surplus = set() if what == "copies" else set(again[what]) - set(rows)
         if missing or surplus:
@@ -214,6 +233,8 @@ def _found(grid: Grid) -> dict[bytes, tuple[Body, list[CopyOf]]]:
     found: dict[bytes, tuple[Body, list[CopyOf]]] = {}
     for medium in grid.media.values():
         for name, body in medium.objects.items():
+            if name in medium.rotten:
+                continue
             found.setdefault(body.id, (body, []))[1].append(CopyOf(medium.name, name))
     return found
 

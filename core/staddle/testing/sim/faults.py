@@ -17,7 +17,7 @@ def plan(grid: Grid) -> None:
         world.loss, world.doubles = world.rng.choice((0.01, 0.04)), world.rng.choice((0.0, 0.05))
         world.ordered = False
         world.delay_max_ns = world.rng.choice((2, 6, 12)) * MS
-    faults = [_crash, _crash, _pause, _pause, _medium, _medium, _partition, _no_lease, _zombie]
+    faults = [_crash, _crash, _pause, _pause, _medium, _medium, _partition, _no_lease, _zombie, _rot]
     if world.chance(0.25):
         _lose(grid)
     for _ in range(world.between(1, 6)):
@@ -106,6 +106,21 @@ def _zombie(grid: Grid) -> None:
             pair = frozenset((actor.name, others[0].name))
             grid.world.cut.add(pair)
             grid.world.at(pause_ns + lasts + 30 * MS, grid.world.cut.discard, pair)
+
+    grid.world.at(_when(grid), act)
+
+
+def _rot(grid: Grid) -> None:
+    """Damage that nobody notices until somebody reads: of a few objects on one medium, or on all of them."""
+
+    def act() -> None:
+        rng = grid.world.rng
+        media = list(grid.media.values())
+        for medium in rng.sample(media, grid.world.between(1, len(media))):
+            # A prune's journal is on every medium for the case that others are lost.
+            names = sorted(name for name, body in medium.objects.items() if body.kind != "journal")
+            for name in rng.sample(names, min(len(names), grid.world.between(1, 4))):
+                medium.rot(name)
 
     grid.world.at(_when(grid), act)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from staddle.api.catalog import Record
 from staddle.engine import ops
@@ -10,8 +10,10 @@ from staddle.engine.lease import ManagerLease
 from staddle.engine.manager import LibraryChange, ManagerCore, library_change
 from staddle.engine.messages import CopyOf, Ticket
 from staddle.engine.receiver import ReceiverLimits, StreamReceiver
+from staddle.engine.repair import decide_bad_dropped
 from staddle.engine.sender import StreamSender
 from staddle.engine.state import GridState
+from staddle.engine.tables import Tables
 from staddle.engine.window import SenderLimits
 from staddle.testing.sim.agent import SimAgent
 from staddle.testing.sim.client import SimClient
@@ -31,6 +33,7 @@ class Kit:
     receiver: type[StreamReceiver] = StreamReceiver
     core: type[ManagerCore] = ManagerCore
     lease: type[ManagerLease] = ManagerLease
+    drop_bad: Callable[[Tables, bytes], list[ops.Op]] = staticmethod(decide_bad_dropped)
     publish_early = False
     fixed_names = False
 
@@ -179,14 +182,20 @@ class Grid:
     def read(self, copies: Iterable[CopyOf]) -> Body | None:
         """An object by any copy that can be read now."""
         for copy in copies:
-            medium = self.media[copy.medium]
-            if medium.works and copy.name in medium.objects:
-                return medium.objects[copy.name]
+            found = self.media[copy.medium].readable(copy.name)
+            if found is not None:
+                return found
         return None
 
     def readable(self) -> dict[bytes, Body]:
         """Everything that can be read now, by id."""
-        return {body.id: body for m in self.media.values() if m.works for body in m.objects.values()}
+        return {
+            body.id: body
+            for m in self.media.values()
+            if m.works
+            for name, body in m.objects.items()
+            if name not in m.rotten
+        }
 
     def contents_before(self, ticket: Ticket) -> int | None:
         """How many contents the committed segments of a stream hold; None if that can't be read now."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from staddle.api.types import Kind, object_name
-from staddle.engine import gc
+from staddle.engine import gc, repair
 from staddle.engine.commit import unusable
 from staddle.engine.configure import decide_medium_state
 from staddle.engine.health import Health, HealthLimits
@@ -183,6 +183,7 @@ class SimManager(Actor):
         self._try(lambda: core.tick(self.world.now_ns, self.world.wall_ns))
         for task in (self._watch_media, self._seal, self._prune, self._journal, self._collect, self._orphans):
             task()
+        self._scrub()
         self._repair()
 
     def _watch_media(self) -> None:
@@ -321,15 +322,33 @@ class SimManager(Actor):
         if ok:
             self.change(gc.decide_orphans_removed, medium, [name])
 
+    def _scrub(self) -> None:
+        """Readers meet some copies and report bad ones; now and then one that is good."""
+        core = self.core
+        if core is None:
+            return
+        for item in list(core.state.objects.values()):
+            for copy in list(item.copies):
+                medium = self.grid.media[copy.medium]
+                if medium.works and self.world.chance(0.1):
+                    bad = medium.readable(copy.name) is None or self.world.chance(0.01)
+                    if bad:
+                        self.change(gc.decide_copy_lost, item.id, copy, "corrupt")
+
     def _repair(self) -> None:
-        """Make one missing copy, logged before and after."""
+        """Look again at bad copies, make one missing copy, logged before and after, and drop what is bad."""
         core = self.core
         if core is None or not self.world.chance(0.3):
             return
-        for item, _ in core.state.repair_debt():
-            here = {copy.medium for copy in item.copies}
-            body = self.grid.read(item.copies)
-            free = [m.name for m in self.grid.media.values() if m.works and m.name not in here]
+        for item_id in list(core.state.damaged):
+            for copy in list(core.state.objects[item_id].bad):
+                if self.grid.media[copy.medium].readable(copy.name) is not None:
+                    self.change(repair.decide_copy_whole, item_id, copy)
+            self.change(self.grid.kit.drop_bad, item_id)
+        for item_id in repair.in_debt(core.state):
+            item = core.state.objects[item_id]
+            body = self.grid.read(repair.sources(core.state, item))
+            free = [name for name in repair.targets(core.state, item) if self.grid.media[name].works]
             if body is None or not free or ("repair", item.id) in self.busy:
                 continue
             self.busy.add(("repair", item.id))

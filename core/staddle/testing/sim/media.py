@@ -1,4 +1,4 @@
-"""Media of the simulation: objects by name, puts that fail, hang in doubt or land late, and total loss."""
+"""Media of the simulation: objects by name, puts that fail, hang in doubt or land late, rot, total loss."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class Medium:
         self.world = world
         self.name = name
         self.objects: dict[str, Body] = {}
+        self.rotten: set[str] = set()  # names of objects that are there, and can't be read
         self.errors = False
         self.full = False
         self.slow = False
@@ -100,10 +101,21 @@ class Medium:
     def _remove(self, name: str, done: Callable[[bool], None]) -> None:
         if self.works:
             self.objects.pop(name, None)
+            self.rotten.discard(name)
         done(self.works)
+
+    def readable(self, name: str) -> Body | None:
+        """An object that is there and whole."""
+        return self.objects.get(name) if self.works and name not in self.rotten else None
+
+    def rot(self, name: str) -> None:
+        """One object's bytes are no longer what was written."""
+        self.world.trace(self.name, "bit rot in", name)
+        self.rotten.add(name)
 
     def lose(self) -> None:
         """Everything on it is gone, for good."""
         self.world.trace(self.name, "is lost")
         self.lost = True
         self.objects.clear()
+        self.rotten.clear()

@@ -14,6 +14,7 @@ from staddle.engine.lease import ManagerLease
 from staddle.engine.manager import ManagerCore, ManagerEffect
 from staddle.engine.messages import Commit, CommitReply, Durable
 from staddle.engine.receiver import Stored, StreamReceiver
+from staddle.engine.repair import decide_bad_dropped
 from staddle.engine.sender import StreamSender
 from staddle.engine.tables import ObjectState, Pool, Tables
 from staddle.testing.sim.grid import Kit
@@ -46,6 +47,26 @@ def _any_state(t: Tables, container: bytes, pool: Pool, domains: dict[str, str] 
 def _any_copies(t: Tables, container: bytes, *_: object) -> bool:
     item = t.objects.get(container)
     return item is not None and item.kind == "container" and item.state is not ObjectState.DELETING
+
+
+def _bad_counts(t: Tables, container: bytes, pool: Pool, domains: dict[str, str] | None = None) -> bool:
+    item = t.objects.get(container)
+    if item is None or not item.bad:
+        return _usable(t, container, pool, domains)
+    copies, item.copies = item.copies, item.placements()
+    try:
+        return _usable(t, container, pool, domains)
+    finally:
+        item.copies = copies
+
+
+def _drops_at_once(t: Tables, item_id: bytes) -> list[Any]:
+    present = Tables.copies_present
+    Tables.copies_present = lambda _, item: item.want  # type: ignore[method-assign,assignment]
+    try:
+        return decide_bad_dropped(t, item_id)
+    finally:
+        Tables.copies_present = present  # type: ignore[method-assign]
 
 
 def _nothing_held(*_: object) -> list[int]:
@@ -103,6 +124,8 @@ MUTANTS: dict[str, tuple[type[Kit], list[Patch]]] = {
     "lease-not-checked-after-write": (_kit(core=_NoCheckAfter), []),
     "reply-before-durable": (_kit(core=_RepliesEarly), []),
     "repeat-not-recognised": (Kit, [(commit, "committed_before", _no_repeat)]),
+    "bad-copy-counts": (Kit, [(commit, "usable", _bad_counts)]),
+    "bad-copy-dropped-at-once": (_kit(drop_bad=staticmethod(_drops_at_once)), []),
     "base-not-held": (Kit, [(Tables, "held", _nothing_held)]),
     "names-reused": (_kit(fixed_names=True), []),
 }

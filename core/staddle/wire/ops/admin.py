@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from staddle.wire.ops.base import ADMINS, CLIENTS, MANAGER, Nothing, Operation
@@ -30,10 +32,14 @@ class MediumStatus(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     free_bytes: int
     message: str = ""
+    bad_copies: int = 0
 
 
 class GridStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Reply to `grid.status`."""
+    """Reply to `grid.status`.
+
+    `damaged` objects have bad copies that are not repaired yet; of them `lost` ones have no good copy left.
+    """
 
     grid: bytes
     epoch: int
@@ -44,6 +50,8 @@ class GridStatus(msgspec.Struct, frozen=True, kw_only=True):
     media: list[MediumStatus]
     commit_ms_p50: float = 0.0
     commit_ms_p99: float = 0.0
+    damaged: int = 0
+    lost: int = 0
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,13 +75,26 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerifyPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to check for some backups (none named: all that are not pruned)."""
+    """What there is to check for some backups (none named: all that are not pruned).
+
+    Attributes:
+        limit: most objects of one answer, in the order of their ids; 0: all of them, as clients of the first
+            release ask.
+        after: id of the last object of the page before.
+    """
 
     backups: tuple[int, ...] = ()
+    after: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class VerifyObject(msgspec.Struct, frozen=True, array_like=True):
-    """One copy of one object to be checked by an agent that reaches it."""
+    """One copy of one object to be checked by an agent that reaches it; all copies of one come together.
+
+    `known`: `bad` (a reader has found it damaged or missing), `away` (its medium is not up: not to be
+    checked, but a copy all the same), or `none` (there is no copy at all, nor a medium and a name). These are
+    shown only to clients that ask for pages.
+    """
 
     kind: str
     id: bytes
@@ -83,6 +104,7 @@ class VerifyObject(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
     domain: str
     backups: list[int]
+    known: str = ""
 
 
 class VerifyObjects(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +115,9 @@ class VerifyObjects(msgspec.Struct, frozen=True, kw_only=True):
         unchecked: media that can't be read now, and how many copies on them are left out, in words.
         agents: who can be asked.
         reach: agent -> media.
+        next: `after` of the next page; empty at the end.
+        total_bytes: of all copies in all pages, about; with the first page.
+        media: those that are up, with the first page.
     """
 
     objects: list[VerifyObject]
@@ -100,6 +125,9 @@ class VerifyObjects(msgspec.Struct, frozen=True, kw_only=True):
     unchecked: list[str]
     agents: list[AgentRef]
     reach: dict[str, list[str]]
+    next: bytes = b""
+    total_bytes: int = 0
+    media: list[str] = []
 
 
 class RebuildCatalog(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,9 +148,10 @@ class VerifyCatalog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """Problems in words; none means all is well."""
+    """Problems in words; none means all is well. `code` is that of the error behind them, if there is one."""
 
     problems: list[str]
+    code: str = ""
 
 
 class SnapshotCatalog(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
 
+from staddle.engine.bounds import Address, Id, Name, Number
 from staddle.wire.ops.base import AGENTS, CLIENTS, Nothing, Operation
 
 
@@ -12,14 +15,15 @@ class AgentHello(msgspec.Struct, frozen=True, kw_only=True):
 
     The data process says where it listens, and what label it found on each of its media: empty for a place
     that holds nothing yet; a medium that can't be read now is left out. `manager_epoch` is the highest that
-    it has ever followed.
+    it has ever followed, `epoch_proof` what that manager gave it to prove it.
     """
 
-    part: str
-    pid: int
-    urls: tuple[str, ...] = ()
-    labels: dict[str, bytes] = {}
-    manager_epoch: int = 0
+    part: Literal["control", "data"]
+    pid: Number
+    urls: Annotated[tuple[Address, ...], msgspec.Meta(max_length=16)] = ()
+    labels: dict[Name, bytes] = {}
+    manager_epoch: Number = 0
+    epoch_proof: Annotated[bytes, msgspec.Meta(max_length=1024)] = b""
 
 
 class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,7 @@ class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):
         labels: the text of each medium's label.
         fresh: media that were never used: only these may be given their label by the agent.
         keyring: the sealed keyring, which lies on every medium.
+        epoch_proof: a signed EpochProof: kept, and shown to every manager.
     """
 
     grid: bytes
@@ -40,32 +45,44 @@ class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, bytes]
     fresh: list[str]
     keyring: bytes
+    epoch_proof: bytes = b""
+
+
+class EpochProof(msgspec.Struct, frozen=True, kw_only=True):
+    """The manager's word (signed, as a ticket) that it has the epoch.
+
+    A manager gives way to a higher epoch (K3); without this any agent could make it do so by a lie.
+    """
+
+    grid: Id
+    manager_epoch: Number
 
 
 class MediumReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A medium as one agent sees it now."""
+    """A medium as one agent sees it now. `volume`: which one is there by its label; empty if not known."""
 
-    name: str
-    state: str
+    name: Name
+    state: Annotated[str, msgspec.Meta(pattern=r"\A(up|busy|suspect|offline|fenced)\Z")]
     message: str = ""
     total_bytes: int = 0
     free_bytes: int = 0
     low: bool = False
+    volume: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
 
 
 class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     """Sign of life of an agent's control process, with the health of its media."""
 
-    media: list[MediumReport]
-    pids: list[int]
-    sessions: int = 0
+    media: Annotated[list[MediumReport], msgspec.Meta(max_length=1024)]
+    pids: Annotated[list[Number], msgspec.Meta(max_length=16)]
+    sessions: Number = 0
 
 
 class Usable(msgspec.Struct, frozen=True, kw_only=True):
     """Which of these containers may be referred to by a pool's new backup now (G1)."""
 
-    pool: str
-    containers: list[bytes]
+    pool: Name
+    containers: list[Id]
 
 
 class IdList(msgspec.Struct, frozen=True):
@@ -80,9 +97,9 @@ class Locate(msgspec.Struct, frozen=True, kw_only=True):
     With `backup` instead of `ids`: all manifests of that backup, in the order of (stream, ordinal).
     """
 
-    kind: str
-    ids: list[bytes]
-    backup: int = 0
+    kind: Name
+    ids: list[Id]
+    backup: Number = 0
 
 
 class Located(msgspec.Struct, frozen=True, array_like=True):
@@ -103,18 +120,18 @@ class LocatedList(msgspec.Struct, frozen=True):
 class BadCopy(msgspec.Struct, frozen=True, kw_only=True):
     """A reader found a copy damaged or missing."""
 
-    id: bytes
-    medium: str
-    name: str
-    code: str
+    id: Id
+    medium: Name
+    name: Name
+    code: Name
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
     """Containers committed after an LSN, in the log's order: what the fingerprint library takes in (S2)."""
 
-    after_lsn: int
-    domain: str
-    limit: int = 256
+    after_lsn: Number
+    domain: Name
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 256
 
 
 class CommittedContainer(msgspec.Struct, frozen=True, array_like=True):

@@ -26,12 +26,18 @@ Answer = TypeVar("Answer")
 
 
 class Operation(NamedTuple, Generic[Request, Answer]):
-    """One operation: a request of type `request`, sent by `roles` only, is answered by a `reply`."""
+    """One operation: a request of type `request`, sent by `roles` only, is answered by a `reply`.
+
+    A request may bring up to `payload_bytes_max` of payload. `check` raises StaddleError for a request whose
+    fields no type can describe; it runs before the handler.
+    """
 
     name: str
     request: type[Request]
     roles: frozenset[str]
     reply: type[Answer]
+    payload_bytes_max: int = 0
+    check: Callable[[Request], None] | None = None
 
     def decode(self, reply: Reply) -> Answer:
         """The typed answer, wherever it travelled. Raises ProtocolError."""
@@ -51,6 +57,8 @@ def register(
     """Answer an operation with `function`: it returns its typed reply, or (reply, payload)."""
 
     async def answer(call: Call) -> Any:
+        if operation.check is not None:
+            operation.check(call.args)
         result = await function(call)
         return result if isinstance(result, tuple) else encode_reply(result)
 
@@ -61,6 +69,7 @@ def register(
         args=operation.request,
         cancellable=cancellable,
         opens_channel=opens_channel,
+        payload_bytes_max=operation.payload_bytes_max,
     )
 
 

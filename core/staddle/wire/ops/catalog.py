@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from staddle.wire.assembly import CALL_PAYLOAD_BYTES_MAX
 from staddle.wire.ops.base import MANAGER, Nothing, Operation
 
 
@@ -41,6 +42,6 @@ class Told(msgspec.Struct, frozen=True):
     value: Any
 
 
-APPLY = Operation("catalog.apply", Apply, MANAGER, Applied)
-INGEST = Operation("catalog.ingest", Ingest, MANAGER, Nothing)
+APPLY = Operation("catalog.apply", Apply, MANAGER, Applied, CALL_PAYLOAD_BYTES_MAX)
+INGEST = Operation("catalog.ingest", Ingest, MANAGER, Nothing, CALL_PAYLOAD_BYTES_MAX)
 ASK = Operation("catalog.ask", Ask, MANAGER, Told)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from staddle.engine.bounds import Id
+from staddle.wire.assembly import CALL_PAYLOAD_BYTES_MAX
 from staddle.wire.ops.admin import Findings, VerifyObject
 from staddle.wire.ops.base import ADMINS, CLIENTS, MANAGER, Nothing, Operation
 
@@ -25,7 +27,7 @@ class ReadManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The plain bytes of a manifest of the ticket's backup, as the reply's payload."""
 
     signed: bytes
-    manifest: bytes
+    manifest: Id
 
 
 class ReadChunks(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +37,7 @@ class ReadChunks(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     signed: bytes
-    manifest: bytes
+    manifest: Id
     rows: bytes
 
 
@@ -47,13 +49,17 @@ class CheckObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PutObject(msgspec.Struct, frozen=True, kw_only=True):
-    """Seal and store a small object (payload: its plain bytes) on media; the reply lists the copies."""
+    """Seal and store a small object (payload: its plain bytes) on media; the reply lists the copies.
+
+    `sealed`: the payload is the whole object. `placement`: of its name; by default the agent draws one.
+    """
 
     kind: str
     id: bytes
     domain: str
     media: list[str]
     sealed: bool = False
+    placement: bytes = b""
 
 
 class ObjectStored(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,8 +130,8 @@ class GetObject(msgspec.Struct, frozen=True, kw_only=True):
 OPEN_STREAM = Operation("stream.open", OpenStream, CLIENTS, Nothing)
 READ_MANIFEST = Operation("read.manifest", ReadManifest, CLIENTS, Nothing)
 READ_CHUNKS = Operation("read.chunks", ReadChunks, CLIENTS, Nothing)
-CHECK_OBJECT = Operation("object.check", CheckObject, ADMINS, Findings)
-PUT_OBJECT = Operation("object.put", PutObject, MANAGER, ObjectStored)
+CHECK_OBJECT = Operation("object.check", CheckObject, ADMINS | MANAGER, Findings)
+PUT_OBJECT = Operation("object.put", PutObject, MANAGER, ObjectStored, CALL_PAYLOAD_BYTES_MAX)
 DELETE_OBJECT = Operation("object.delete", DeleteObject, MANAGER, Nothing)
 LABEL_MEDIUM = Operation("medium.label", LabelMedium, MANAGER, LabelFound)
 SCAN_MEDIUM = Operation("medium.scan", ScanMedium, MANAGER, Scanned)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from staddle.api.types import Kind, parse_object_name
+from staddle.engine.bounds import Number, Session
 from staddle.engine.messages import (
     Assign,
     AssignReply,
@@ -21,6 +23,8 @@ from staddle.engine.messages import (
     Stale,
     StreamClosed,
 )
+from staddle.errors import StaddleError
+from staddle.wire.assembly import CALL_PAYLOAD_BYTES_MAX
 from staddle.wire.ops.base import AGENTS, CLIENTS, Nothing, Operation
 
 
@@ -56,11 +60,11 @@ class CloseAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class Renew(msgspec.Struct, frozen=True, kw_only=True):
     """Hold the job's lease (S3), and say how far it is: what `job watch` shows."""
 
-    job: int
-    session: bytes
-    files: int = 0
-    bytes_read: int = 0
-    bytes_total: int = 0
+    job: Number
+    session: Session
+    files: Number = 0
+    bytes_read: Number = 0
+    bytes_total: Number = 0
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,8 +89,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 class ListJobs(msgspec.Struct, frozen=True, kw_only=True):
     """The newest jobs first, or one job."""
 
-    job: int = 0
-    limit: int = 100
+    job: Number = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
 class FailoverRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +136,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     seen_files: int = 0
     seen_bytes: int = 0
     total_bytes: int = 0
+    warnings: int = 0
     paths: list[PathRow] = []
     failovers: list[FailoverRow] = []
 
@@ -149,6 +154,8 @@ class Rows(msgspec.Struct, frozen=True):
     rows: list[list[Any]]
 
 
+ID_BYTES, DIGEST_BYTES = 16, 32
+
 CREATE_JOB = Operation("job.create", CreateJob, CLIENTS, JobOpened)
 ASSIGN = Operation("stream.assign", Assign, CLIENTS, AssignAnswer)
 CLOSE_STREAM = Operation("stream.close", CloseStream, CLIENTS, CloseAnswer)
@@ -157,5 +164,33 @@ RENEW_JOB = Operation("job.renew", Renew, CLIENTS, JobState)
 FINISH_JOB = Operation("job.finish", FinishJob, CLIENTS, Finished)
 CANCEL_JOB = Operation("job.cancel", CancelJob, CLIENTS, JobState)
 LIST_JOBS = Operation("job.list", ListJobs, CLIENTS, JobRows)
-COMMIT = Operation("segment.commit", Commit, AGENTS, CommitAnswer)
+
+
+def check_commit(commit: Commit) -> None:
+    """Refuse ids, digests and counts that the log and the catalog can't hold. Raises StaddleError.
+
+    These objects also stand in the log, so their types carry no bounds: a log is read as it was written.
+    """
+    objects = [(Kind.MANIFEST, commit.manifest), *((Kind.CONTAINER, item) for item in commit.containers)]
+    for kind, item in objects:
+        counts = (item.size_bytes, item.raw_bytes, item.chunks)
+        sound = len(item.id) == ID_BYTES and len(item.digest) == DIGEST_BYTES
+        sound = sound and all(0 <= count < 1 << 63 for count in counts)
+        if not (sound and all(is_name_of(copy.name, kind, item.id) for copy in item.copies)):
+            raise StaddleError(
+                f"segment.commit: object {item.id[:16].hex()} makes no sense", code="BAD_REQUEST"
+            )
+    if len({item.id for _, item in objects}) < len(objects):
+        raise StaddleError("segment.commit: one id for two objects", code="BAD_REQUEST")
+
+
+def is_name_of(name: str, kind: Kind, object_id: bytes) -> bool:
+    """Is it a name of this object, and of no other: what is dropped later is dropped by its names."""
+    try:
+        return parse_object_name(name)[:2] == (kind, object_id)
+    except ValueError:
+        return False
+
+
+COMMIT = Operation("segment.commit", Commit, AGENTS, CommitAnswer, CALL_PAYLOAD_BYTES_MAX, check_commit)
 """The payload is the manifest's plain bytes, for the catalog (optional: it can be read from the media)."""

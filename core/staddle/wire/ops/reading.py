@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from staddle.engine.bounds import Name, Number, RawPath
+from staddle.errors import UsageError
 from staddle.wire.ops.base import ADMINS, CLIENTS, Operation
 from staddle.wire.ops.jobs import Rows
+
+STARS_MAX = 32
 
 
 class OpenBackup(msgspec.Struct, frozen=True, kw_only=True):
     """Ask to read a backup: `backup` is its number, or 0 with `name` for the newest of that name."""
 
-    backup: int = 0
-    name: str = ""
+    backup: Number = 0
+    name: Name = ""
 
 
 class ListBackups(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,20 +76,28 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 class ListDirectory(msgspec.Struct, frozen=True, kw_only=True):
     """The entries of one directory of a backup, by the catalog."""
 
-    backup: int
-    path: bytes
+    backup: Number
+    path: RawPath
 
 
 class Find(msgspec.Struct, frozen=True, kw_only=True):
     """Files whose path matches a glob pattern, newest backup first."""
 
-    pattern: str
-    backup: int = 0
-    limit: int = 10_000
+    pattern: Annotated[str, msgspec.Meta(max_length=1024)]
+    backup: Number = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 10_000
 
 
 LIST_BACKUPS = Operation("backup.list", ListBackups, CLIENTS, Rows)
 OPEN_BACKUP = Operation("backup.open", OpenBackup, CLIENTS, OpenedBackup)
 QUERY = Operation("catalog.query", Query, ADMINS, Rows)
 LIST_DIRECTORY = Operation("catalog.ls", ListDirectory, CLIENTS, Rows)
-FIND = Operation("catalog.find", Find, CLIENTS, Rows)
+
+
+def check_find(find: Find) -> None:
+    """Refuse what would keep the catalog busy for long. Raises UsageError."""
+    if find.pattern.count("*") > STARS_MAX:
+        raise UsageError(f"a pattern with more than {STARS_MAX} stars", hint="search for a part of the name")
+
+
+FIND = Operation("catalog.find", Find, CLIENTS, Rows, check=check_find)

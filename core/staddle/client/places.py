@@ -1,0 +1,12 @@
+"""Names below a restore's root: by directory descriptors where the system has them, else by path."""
+
+from __future__ import annotations
+
+import sys
+
+if sys.platform == "win32":
+    from staddle.client.places_windows import TEMPORARY, Places
+else:
+    from staddle.client.places_posix import TEMPORARY, Places
+
+__all__ = ["TEMPORARY", "Places"]

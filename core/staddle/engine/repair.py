@@ -1,0 +1,96 @@
+"""Repair: a copy that is damaged, missing or owed is made again from a good one; then the bad one goes.
+
+The order keeps what there is: the new copy is planned in the log, made, durable and logged, and only when the
+object has all its copies again are its bad placements doomed, as orphans are. Without a good copy nothing is
+removed: most of a damaged container can still be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from staddle.engine import ops
+from staddle.engine.gc import DELETED
+from staddle.engine.messages import CopyOf
+from staddle.engine.tables import MediumStatus, Object, ObjectState, Tables
+
+_GONE = frozenset({MediumStatus.LOST, MediumStatus.RETIRED})
+
+
+def sources(t: Tables, item: Object) -> list[CopyOf]:
+    """Copies that count, on media that are up."""
+    return [copy for copy in item.copies if t.media[copy.medium].state is MediumStatus.UP]
+
+
+def missing_copies(t: Tables, item: Object) -> int:
+    """How many copies are to be made. One on a medium that is offline is not missing: it may come back."""
+    if item.state is not ObjectState.LIVE:
+        return 0
+    return max(item.want - len(_kept_domains(t, item)), 0)
+
+
+def targets(t: Tables, item: Object) -> list[str]:
+    """Media that may take a new copy, the best first: where the bad one lies, then in the pools' order.
+
+    They are up, in pools of the object's dedup domain, and in failure domains without a copy that counts.
+    """
+    kept = _kept_domains(t, item)
+    named = [copy.medium for copy in item.bad]
+    allowed = {name for pool in t.pools.values() if pool.domain == item.domain for name in pool.media}
+    named += [name for pool in t.pools.values() if pool.domain == item.domain for name in pool.media]
+    return [
+        name
+        for name in dict.fromkeys(named)
+        if name in allowed
+        and t.media[name].state is MediumStatus.UP
+        and t.media[name].failure_domain not in kept
+    ]
+
+
+def in_debt(t: Tables) -> list[bytes]:
+    """Objects that lack copies. Looks at all of them."""
+    return [item.id for item in t.objects.values() if missing_copies(t, item)]
+
+
+def lost_for_good(t: Tables) -> list[bytes]:
+    """Live objects that have only damaged copies left."""
+    found = (t.objects[item] for item in t.damaged)
+    return [item.id for item in found if not item.copies and item.state is ObjectState.LIVE]
+
+
+def stale_plans(t: Tables, before_ns: int) -> Iterator[tuple[str, str]]:
+    """(medium, name) of copies that were planned before a moment and never came about."""
+    for medium, plans in t.planned.items():
+        for name, plan in plans.items():
+            if plan.at_ns < before_ns:
+                yield medium, name
+
+
+def decide_copy_whole(t: Tables, item_id: bytes, copy: CopyOf) -> list[ops.Op]:
+    """A copy that was called bad was read again, and every byte of it is right: it counts again."""
+    item = t.objects.get(item_id)
+    if item is None or copy not in item.bad or item.state is ObjectState.DELETING:
+        return []
+    return [ops.CopyAdded(object=item_id, copy=copy)]
+
+
+def decide_bad_dropped(t: Tables, item_id: bytes) -> list[ops.Op]:
+    """The object has all its copies on media that are up: its bad ones are doomed, as orphans are.
+
+    Never before, and so never the last copy. A crash between the two records leaves an orphan.
+    """
+    item = t.objects.get(item_id)
+    if item is None or item.state is not ObjectState.LIVE or t.copies_present(item) < max(item.want, 1):
+        return []
+    decided: list[ops.Op] = []
+    for copy in item.bad:
+        decided.append(ops.CopyDropped(object=item_id, copy=copy, reason=DELETED))
+        if t.media[copy.medium].state not in _GONE:
+            decided.append(ops.OrphansDoomed(medium=copy.medium, names=[copy.name]))
+    return decided
+
+
+def _kept_domains(t: Tables, item: Object) -> set[str]:
+    return {
+        t.media[copy.medium].failure_domain for copy in item.copies if t.media[copy.medium].state not in _GONE
+    }

@@ -1,0 +1,1 @@
+"""Ordinary mistakes, and what is said about them."""

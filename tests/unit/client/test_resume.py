@@ -1,0 +1,227 @@
+"""Taking over the job of a killed client: who may, and what is left to be done."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies
+
+from staddle.api.transport import Credentials
+from staddle.client.connection import ClientSettings
+from staddle.client.resume import Claim, Taken
+from staddle.client.scan import Found, split
+from staddle.client.units import Tally
+from staddle.data.entries import EntryFlag, EntryRows, EntryType
+from staddle.data.manifest import Chunks, Manifest, ManifestHead
+from staddle.data.records import PartRecord, decode_record
+
+
+def settings(where, **other):
+    credentials = Credentials(ca_file="", cert_file="", key_file="")
+    values = {"name": "c", "host": "c", "role": "client", "grid": b"g" * 16, "manager_urls": []}
+    return ClientSettings(**values, credentials=credentials, state_dir=str(where), **other)
+
+
+# --- the claim ----------------------------------------------------------------------------------
+
+
+def die(claim):
+    """What the system does for a killed process: its lock is free, its file stays."""
+    claim._lock.release()
+
+
+def test_a_process_that_ended_leaves_nothing_to_go_on_with(tmp_path):
+    first = Claim(settings(tmp_path), ["work"])
+    assert not first.earlier
+    first.close()
+    first.close()
+    assert os.listdir(tmp_path / "backups") == []
+    second = Claim(settings(tmp_path), ["work"])
+    assert not second.earlier
+    assert second.request != first.request
+    second.close()
+
+
+def test_the_job_of_a_killed_process_is_claimed_by_the_same_command_only(tmp_path):
+    first = Claim(settings(tmp_path), ["work", "options"])
+    die(first)
+    other = Claim(settings(tmp_path), ["work", "other options"])
+    assert (other.earlier, other.request == first.request) == (False, False)
+    same = Claim(settings(tmp_path), ["work", "options"])
+    assert (same.earlier, same.request) == (True, first.request)
+    other.close()
+    same.close()
+
+
+def test_a_running_process_keeps_its_job_for_itself(tmp_path):
+    first = Claim(settings(tmp_path), ["work"])
+    beside = Claim(settings(tmp_path), ["work"])
+    assert not beside.earlier
+    assert beside.request != first.request
+    beside.close()
+    die(first)
+    after = Claim(settings(tmp_path), ["work"])
+    assert after.request == first.request, "the one beside it has not taken its file away"
+    after.close()
+
+
+def test_a_job_that_cannot_be_gone_on_with_is_forgotten(tmp_path):
+    first = Claim(settings(tmp_path), ["work"])
+    die(first)
+    second = Claim(settings(tmp_path), ["work"])
+    second.anew()
+    assert not second.earlier
+    die(second)
+    third = Claim(settings(tmp_path), ["work"])
+    assert third.request == second.request != first.request
+    third.close()
+
+
+def test_without_a_place_to_write_a_backup_goes_on(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for where in ("", tmp_path / "file"):
+        claim = Claim(settings(where), ["work"])
+        assert not claim.earlier
+        claim.close()
+
+
+@pytest.mark.parametrize("found", [b"", b"short", b"x" * 17])
+def test_a_torn_file_is_no_job(tmp_path, found):
+    first = Claim(settings(tmp_path), ["work"])
+    with open(first._path, "wb") as file:
+        file.write(found)
+    die(first)
+    second = Claim(settings(tmp_path), ["work"])
+    assert not second.earlier
+    second.close()
+
+
+# --- what is left -------------------------------------------------------------------------------
+
+
+def manifest(rows, stream=0, ordinal=0):
+    """Args: rows: (path, type, length, offset, flags)."""
+    entries, lengths, first, count = EntryRows(), [], [], []
+    for path, kind, length, offset, flags in rows:
+        directory, name = split(path)
+        entries.add(directory, name, kind, size=length, offset=offset, flags=int(flags), inode=7, device=3)
+        first.append(len(lengths))
+        count.append(1 if length else 0)
+        lengths += [length] if length else []
+    chunks = Chunks(
+        containers=[b"c" * 16],
+        container=np.zeros(len(lengths), np.uint32),
+        ordinals=np.arange(len(lengths), dtype=np.uint32),
+        lengths=np.array(lengths, np.uint32),
+        fingerprints=np.zeros((len(lengths), 32), np.uint8),
+    )
+    head = ManifestHead(
+        grid=b"g" * 16,
+        domain=b"d" * 16,
+        client="c",
+        name="n",
+        job=1,
+        backup=1,
+        stream=stream,
+        epoch=1,
+        ordinal=ordinal,
+        first=0,
+        next=1,
+        previous_id=None,
+        previous_digest=None,
+        created_ns=1,
+        version=1,
+    )
+    return Manifest(
+        head=head,
+        entries=entries.build(),
+        chunk_first=np.array(first, np.uint32),
+        chunk_count=np.array(count, np.uint32),
+        chunks=chunks,
+    )
+
+
+class Names:
+    """A source that notes what it is told."""
+
+    def __init__(self):
+        self.first, self.rests = [], []
+
+    def names_first(self, found):
+        self.first.append(found.path)
+
+    def rest(self, found, start, *, changed):
+        self.rests.append((found.path, start, changed))
+        return iter(())
+
+    def records(self, units):
+        return iter(units)
+
+
+def taken(*manifests):
+    warned = []
+    tally = Tally(lambda path, message: warned.append((path, message)))
+    found = Taken(tally)
+    for each in manifests:
+        found.add(each)
+    found.build()
+    return found, tally, warned
+
+
+def scanned(*paths):
+    status = os.stat(os.curdir)
+    return [Found(*split(path), status) for path in paths]
+
+
+def test_what_is_committed_whole_is_not_read_again():
+    found, tally, warned = taken(
+        manifest([(b"/d", EntryType.DIRECTORY, 0, 0, 0), (b"/d/a", EntryType.FILE, 10, 0, 0)]),
+        manifest([(b"/d/b", EntryType.FILE, 5, 0, EntryFlag.CHANGED)], ordinal=1),
+    )
+    left = [each.path for each in found.left(iter(scanned(b"/d", b"/d/a", b"/d/b", b"/d/c")), Names())]
+    assert left == [b"/d/c"]
+    assert (tally.files, tally.dirs, tally.bytes_read, tally.warnings) == (2, 1, 15, 1)
+    assert [path for path, _ in warned] == [b"/d/b"]
+
+
+def test_a_file_that_was_cut_goes_on_first_on_its_own_stream(tmp_path):
+    path = os.fsencode(tmp_path / "big")
+    (tmp_path / "big").write_bytes(b"x" * 30)
+    part = EntryFlag.PART
+    found, tally, _ = taken(
+        manifest([(path, EntryType.FILE, 10, 0, part)], stream=1),
+        manifest([(path, EntryType.FILE, 10, 10, part)], stream=1, ordinal=1),
+    )
+    source = Names()
+    assert list(found.left(iter(scanned(path)), source)) == [], "the scan does not bring it once more"
+    assert list(found.records(0, source, ["others"])) == ["others"]
+    # Another inode has its name now: what is there of it is closed as damaged.
+    records = list(found.records(1, source, []))
+    assert source.rests == []
+    (end,) = [decode_record(record.meta, len(record.payload)) for record in records]
+    assert isinstance(end, PartRecord)
+    assert (end.offset, end.last) == (20, True)
+    assert end.batch.columns["flags"][0] & EntryFlag.ERROR
+    assert (tally.files, tally.bytes_read, tally.warnings) == (1, 20, 1)
+
+
+def test_a_file_whose_end_was_committed_later_is_whole():
+    part, last = EntryFlag.PART, EntryFlag.PART | EntryFlag.LAST
+    found, tally, _ = taken(
+        manifest([(b"/big", EntryType.FILE, 10, 0, part)]),
+        manifest([(b"/big", EntryType.FILE, 10, 10, last)], ordinal=1),
+    )
+    source = Names()
+    assert list(found.left(iter(scanned(b"/big")), source)) == []
+    assert list(found.records(0, source, [])) == source.rests == []
+    assert (tally.files, tally.bytes_read) == (1, 20)
+
+
+@given(strategies.sets(strategies.binary(min_size=1, max_size=20), max_size=40), strategies.data())
+def test_every_path_is_either_held_or_left(names, data):
+    paths = sorted(b"/" + name.replace(b"/", b"_").replace(b"\0", b"_") for name in names)
+    paths = sorted(set(paths))
+    held = data.draw(strategies.sets(strategies.sampled_from(paths))) if paths else set()
+    found, _, _ = taken(manifest([(path, EntryType.FIFO, 0, 0, 0) for path in sorted(held)]))
+    left = [each.path for each in found.left(iter(scanned(*paths)), Names())]
+    assert left == [path for path in paths if path not in held]
