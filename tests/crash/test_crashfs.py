@@ -1,6 +1,7 @@
 """The crash kit itself: what it records, what it calls possible after a power cut, what it refuses."""
 
 import os
+import shutil
 
 import pytest
 
@@ -144,6 +145,19 @@ def test_what_it_does_not_see_or_know_is_refused(tmp_path):
     opened, closed = os.open, os.close
     with pytest.raises(UsageError, match="was not recorded"), record(str(inner)):
         closed(opened(inner / "a", os.O_CREAT | os.O_WRONLY))
+
+
+def test_removing_a_tree_through_descriptors_is_recorded(tmp_path):
+    """`shutil.rmtree` names files relative to open directories."""
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    for name in ("d/a", "d/e/b"):
+        write(tmp_path / name, b"a long content")
+    with record(str(tmp_path)) as tape:
+        shutil.rmtree(tmp_path / "d")
+        (tmp_path / "d").mkdir()
+        write(tmp_path / "d" / "a", b"short")
+    assert sorted(op.path for op in tape.ops if op.kind == "remove") == ["d", "d/a", "d/e", "d/e/b"]
+    assert tape.everything_after(len(tape.ops)).files == {"d/a": b"short"}
 
 
 def test_the_functions_are_put_back(tmp_path):

@@ -217,6 +217,32 @@ def test_waiting_ends_at_the_pools_limit():
     assert "no data path" in only(sender.on_wait(wait, 65), Failed).message
 
 
+def test_waits_add_up_until_something_is_durable():
+    """The only medium is full: it is tried again and again, and never gets on."""
+    sender = opened()
+    sender.push(Rec())
+    sender.push(Rec())
+    drain(sender)
+    wait = Wait(why="offline", retry_after_ns=10, limit_ns=60)
+    full = PathFailed(epoch=10, cause=Cause.MEDIUM_FULL, exclude=[], message="full")
+
+    def fails_and_waits(epoch, at, upto=0):
+        sender.on_message(msgspec.structs.replace(full, epoch=epoch), at)
+        assert sender.on_wait(wait, at) == []
+        only(sender.tick(at + 25), AskAssign)
+        sender.on_assigned(ticket(epoch=epoch + 1, next_seq=upto), at + 25)
+
+    fails_and_waits(10, 0)
+    fails_and_waits(11, 500)
+    fails_and_waits(12, 1000, upto=1)  # after 50; but now one record was durable
+    fails_and_waits(13, 1500, upto=1)
+    fails_and_waits(14, 2000, upto=1)
+    sender.on_message(msgspec.structs.replace(full, epoch=15), 2500)
+    assert sender.on_wait(wait, 2500) == []
+    sender.tick(2510)
+    assert "no data path" in only(sender.on_wait(wait, 2510), Failed).message
+
+
 def test_a_stream_without_records_is_closed_at_once():
     sender = opened()
     ask = only(sender.finish(3), AskClose).request

@@ -42,7 +42,7 @@ from staddle.engine.messages import (
     Ticket,
     Wait,
 )
-from staddle.engine.window import Failover, SenderLimits, SenderState, Window
+from staddle.engine.window import Failover, Patience, SenderLimits, SenderState, Window
 
 Effects = list[SenderEffect]
 _NEVER_NS = 1 << 62
@@ -85,8 +85,7 @@ class StreamSender:
         self._asked: Assign | None = None
         self._asked_ns = 0
         self._retry_ns = 0
-        self._wait_why = ""
-        self._wait_since_ns = 0
+        self._patience = Patience()
         self._heard_ns = 0
         self._failover: Failover | None = None
 
@@ -201,7 +200,7 @@ class StreamSender:
             return []  # late or doubled
         learned = self._resume and self.epoch == 0
         self.epoch = ticket.epoch
-        self._wait_why = ""
+        self._patience.pauses(now_ns)
         if learned:
             # It may be the assignment of the process before us, with half a segment of its records at the
             # agent. Only an assignment that we asked for by its number is surely ours.
@@ -246,9 +245,7 @@ class StreamSender:
         """There is no path now."""
         if self.state is not SenderState.ASKING:
             return []
-        if self._wait_why != wait.why:
-            self._wait_why, self._wait_since_ns = wait.why, now_ns
-        if wait.limit_ns and now_ns - self._wait_since_ns >= wait.limit_ns:
+        if self._patience.waits(wait.why, self.window.base, now_ns) >= wait.limit_ns > 0:
             return self._fail("failed", f"no data path for {wait.limit_ns // 10**9} s: {wait.message}")
         self.state, self._retry_ns = SenderState.WAITING, now_ns + wait.retry_after_ns
         return []

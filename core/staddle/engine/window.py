@@ -55,6 +55,33 @@ class Failover(msgspec.Struct, kw_only=True):
     bytes_resent: int = 0
 
 
+class Patience:
+    """How long a stream was without a path since it last got on.
+
+    A path that takes the stream and fails again before anything is durable, as the only medium does when it
+    is full, ends no waiting: the times add up.
+    """
+
+    def __init__(self) -> None:
+        self._what = ("", 0)
+        self._since_ns: int | None = None
+        self._spent_ns = 0
+
+    def waits(self, why: str, durable: int, now_ns: int) -> int:
+        """There is no path, for this reason; nanoseconds of waiting for it since `durable` was reached."""
+        if self._what != (why, durable):
+            self._what, self._since_ns, self._spent_ns = (why, durable), now_ns, 0
+        elif self._since_ns is None:
+            self._since_ns = now_ns
+        return self._spent_ns + now_ns - self._since_ns
+
+    def pauses(self, now_ns: int) -> None:
+        """A path is there; whether it serves will be seen."""
+        if self._since_ns is not None:
+            self._spent_ns += now_ns - self._since_ns
+            self._since_ns = None
+
+
 class Window:
     """Records `[base, end)`, in order. Their bytes, or where to read them, are the caller's business."""
 

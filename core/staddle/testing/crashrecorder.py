@@ -81,7 +81,7 @@ class Recorder:
     def _os_open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         with self._lock:
             fd: int = self._os["open"](path, flags, mode, dir_fd=dir_fd)
-            relative = self._relative(path) if dir_fd is None else None
+            relative = self._relative(path, dir_fd)
             if relative is None:
                 self._fds.pop(fd, None)
                 return fd
@@ -141,7 +141,7 @@ class Recorder:
     def _mkdir(self, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         with self._lock:
             self._os["mkdir"](path, mode, dir_fd=dir_fd)
-            relative = self._relative(path)
+            relative = self._relative(path, dir_fd)
             if relative is not None:
                 self._new("mkdir", relative)
                 self._directories.add(self._last)
@@ -155,13 +155,13 @@ class Recorder:
     def _removed(self, name: str, path: Any, dir_fd: int | None) -> None:
         with self._lock:
             self._os[name](path, dir_fd=dir_fd)
-            relative = self._relative(path) if dir_fd is None else None
+            relative = self._relative(path, dir_fd)
             if relative is not None:
                 self._note("remove", relative, self._nodes.pop(relative))
 
     def _link(self, source: Any, target: Any, **more: Any) -> None:
         with self._lock:
-            old, new = self._both(source, target)
+            old, new = self._both(source, target, **more)
             self._os["link"](source, target, **more)
             if old is not None and new is not None:
                 self._nodes[new] = self._nodes[old]
@@ -169,7 +169,7 @@ class Recorder:
 
     def _rename(self, source: Any, target: Any, **more: Any) -> None:
         with self._lock:
-            old, new = self._both(source, target)
+            old, new = self._both(source, target, **more)
             self._os["replace"](source, target, **more)
             if old is None or new is None:
                 return
@@ -180,8 +180,16 @@ class Recorder:
                 self._nodes[new + path[len(old) :]] = number
             self._note("rename", old, node, target=new)
 
-    def _both(self, source: Any, target: Any) -> tuple[str | None, str | None]:
-        old, new = self._relative(source), self._relative(target)
+    def _both(
+        self,
+        source: Any,
+        target: Any,
+        *,
+        src_dir_fd: int | None = None,
+        dst_dir_fd: int | None = None,
+        follow_symlinks: bool = True,
+    ) -> tuple[str | None, str | None]:
+        old, new = self._relative(source, src_dir_fd), self._relative(target, dst_dir_fd)
         if (old is None) != (new is None):
             raise UsageError(f"{source!r} to {target!r}: into or out of the recorded directory")
         return old, new
@@ -203,10 +211,12 @@ class Recorder:
 
     # -- inside
 
-    def _relative(self, path: Any) -> str | None:
+    def _relative(self, path: Any, dir_fd: int | None = None) -> str | None:
         """The path below the directory, or None for one that is elsewhere."""
         if isinstance(path, int):
             return None
+        if dir_fd is not None and not os.path.isabs(path):
+            return os.path.join(self._fds[dir_fd][1], os.fsdecode(path)) if dir_fd in self._fds else None
         full = os.path.normpath(os.path.join(os.getcwd(), os.fsdecode(path)))
         for form in (full, os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))):
             if form == self._root:
