@@ -207,6 +207,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
             "path": settings.path_of(name),
             "free_bytes": 0,
             "message": "" if found else problem,
+            "bad_copies": 0,
         }
         for name, medium in settings.medium.items()
     ]

@@ -125,8 +125,7 @@ class Places:
             at = at + name if at == b"/" else at + b"/" + name
             folder, made = self._step(folder, name, at, make=make)
             self._keep(at, folder)
-            if make:
-                self.on_enter(at, made)
+            self.on_enter(at, made)
         return folder
 
     def _keep(self, path: bytes, folder: Folder) -> None:

@@ -102,8 +102,7 @@ class Places:
                     os.mkdir(where)
                     made = True
             self._remember(step, made=made)
-            if make:
-                self.on_enter(step, made)
+            self.on_enter(step, made)
 
     def _remember(self, path: bytes, *, made: bool) -> None:
         self._seen[path] = made

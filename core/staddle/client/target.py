@@ -91,7 +91,7 @@ class Target:
     def _entered(self, path: bytes, made: bool) -> None:
         if made:
             self._made.add(hash(path))
-        elif hash(path) not in self._swept:
+        elif self._make_allowed and hash(path) not in self._swept:
             if len(self._swept) >= _SWEPT_MAX:
                 self._swept.clear()
             self._swept.add(hash(path))

@@ -60,6 +60,7 @@ class Attacker:
         self.hello = Hello(name="c2", role="client", grid=bytes.fromhex(settings.grid.id))
         self.urls = {"manager": settings.manager.listen, "agent": settings.agent["a1"].listen}
         self.rng = rng
+        self.rounds = {"manager": 0, "agent": 0}
 
     async def link(self, whom):
         return await connect(self.urls[whom], self.credentials, self.hello, expect_role=whom, timeout_s=60.0)
@@ -85,6 +86,7 @@ class Attacker:
     async def storm(self, stop):
         """All at once, until `stop`; the errors that came back."""
         silent = [await self.silent(whom) for whom in ("manager", "agent") for _ in range(SILENT // 2)]
+        self.rounds = dict.fromkeys(("manager", "agent"), 0)
         work = [self.annoy(whom, stop) for whom in ("manager", "agent") for _ in range(LINKS // 2)]
         told = await asyncio.gather(*work, self.jobs(stop))
         for writer in silent:
@@ -102,8 +104,11 @@ class Attacker:
         while not stop.is_set():
             try:
                 link = await self.link(whom)
-                codes += await self.round(link)
-                await link.close()
+                try:
+                    codes += await self.round(link)
+                finally:
+                    await link.close()
+                self.rounds[whom] += 1
             except StaddleError as error:
                 codes.append(error.code)
             await asyncio.sleep(0.05)
@@ -182,6 +187,9 @@ def test_a_hostile_client_keeps_nobody_from_his_backup(tmp_path, seed):
             stop = asyncio.Event()
             storm = asyncio.create_task(attacker.storm(stop))
             try:
+                while not all(attacker.rounds.values()):  # it rages
+                    assert not storm.done()
+                    await asyncio.sleep(0.05)
                 for number in range(3):
                     (source / f"more-{number}").write_bytes(rng.randbytes(2 << 20))
                     done = await asyncio.to_thread(

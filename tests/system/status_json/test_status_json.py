@@ -35,6 +35,7 @@ MEDIUM = {
     "path": "str",
     "free_bytes": "int",
     "message": "str",
+    "bad_copies": "int",
 }
 ASKED_FOR = {
     "message_type": "str",
@@ -56,11 +57,12 @@ MORE = {
     "notes": "list",
     "lost": "list",
     "lost_count": "int",
+    "left_out": "list",
 }
 
 
 def check_status(status):
-    assert list(status) == ["manager", "agents", "media"]
+    assert list(status) == ["manager", "agents", "media", "damage"]
     assert shape(status["manager"]) == PART
     assert [shape(agent) for agent in status["agents"]] == [AGENT, AGENT]
     assert [shape(medium) for medium in status["media"]] == [MEDIUM, MEDIUM]

@@ -141,6 +141,20 @@ def test_what_is_there_and_whole_is_not_fetched_again_but_its_metadata_are_set(t
     os.chmod(os.path.join(place, "deep"), 0o755)
 
 
+def test_what_a_killed_restore_left_goes_even_where_nothing_else_is_to_do(tree, tmp_path):
+    stored, _ = store(tree)
+    restored(stored, tmp_path / "to")
+    place = below(tmp_path / "to", tree)
+    for directory in ("", "deep"):
+        with open(os.path.join(place, directory, ".staddle-0123456789abcdef"), "wb") as file:
+            file.write(b"half")
+    assert len(leftovers(tmp_path / "to")) == 2
+    restored(stored, tmp_path / "to", dry_run=True)
+    assert len(leftovers(tmp_path / "to")) == 2, "a dry run changes nothing"
+    restored(stored, tmp_path / "to")
+    assert not leftovers(tmp_path / "to")
+
+
 @pytest.mark.parametrize("share", [0.2, 0.6])
 def test_a_restore_that_was_broken_off_goes_on_where_it_was(tree, tmp_path, share):
     stored, tally = store(tree, records_per_segment=3)

@@ -94,8 +94,9 @@ class AdminDesk:
         problem = self._adoption.problem(name)
         said = next((report.message for report in reports if report.message), "")
         state = "unknown" if known is None else known.state.value
-        if known is not None and known.state is MediumStatus.UP and reports:
-            state = reports[0].state
+        if known is not None and known.state is MediumStatus.UP:
+            state = reports[0].state if reports else MediumStatus.OFFLINE.value
+            said = said or ("" if reports else "no agent that reaches it is up")
         return wire.MediumStatus(
             name=name,
             plugin=settings.plugin,
