@@ -298,7 +298,8 @@ def test_find_by_part_of_the_name_by_path_and_by_glob(grid):
     assert found("a/rep") == [b"/home/a/report.txt"]
     assert found("*.p?f") == [b"/home/b/Report.pdf"]
     assert found("/home/*/[rR]eport*") == [b"/home/a/report.txt", b"/home/b/Report.pdf"]
-    assert found("report", backup=2) == []
+    assert found("report", backups=[2]) == found("report", backups=[]) == []
+    assert found("o", backups=[1, 2], limit=9) == found("o")
     assert len(found("o", limit=1)) == 1
 
 

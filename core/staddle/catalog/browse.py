@@ -108,18 +108,20 @@ class Browser(ABC):
             )
         return above[:limit]
 
-    def find(self, pattern: str, backup: int | None = None, limit: int = LIST_ROWS) -> list[Entry]:
+    def find(self, pattern: str, backups: Sequence[int] | None = None, limit: int = LIST_ROWS) -> list[Entry]:
         """Entries whose name, or whole path if the pattern has a `/`, contains or matches the pattern.
 
         Args:
             pattern: a substring; with `*`, `?` or `[` a glob over the whole name or path.
-            backup: only in this one.
+            backups: only in these.
             limit: most entries.
         """
         subject = "join_path(d.path, f.name)" if "/" in pattern else "f.name"
         is_glob = bool(_GLOB & set(pattern))
         test = f"regexp_full_match({subject}, ?)" if is_glob else f"contains({subject}, ?)"
-        of_backup, parameters = ("", []) if backup is None else ("f.backup = ? AND ", [backup])
+        of_backup, parameters = "", []
+        if backups is not None:
+            of_backup, parameters = "list_contains(?, f.backup) AND ", [list(backups)]
         rows = self._rows(
             f"SELECT {_COLUMNS} FROM files f {_JOINS} WHERE {of_backup}{_WHOLE} AND {test} LIMIT ?",  # noqa: S608 - values are parameters
             [*parameters, glob_regex(pattern) if is_glob else pattern, limit],

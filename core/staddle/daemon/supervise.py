@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from staddle.config import Settings, home_paths
 from staddle.daemon import runfiles
 from staddle.daemon.runfiles import RunFile
-from staddle.errors import StaddleError, Unavailable
+from staddle.errors import Locked, StaddleError, Unavailable
 from staddle.platform import process
 
 START_LIMIT_S = 30.0
+OTHERS_LIMIT_S = 5.0
 STOP_LIMIT_S = 15.0
 _POLL_S = 0.05
 _LOG_READ_BYTES = 1 << 20
@@ -66,23 +67,28 @@ def _spawn(home: str, part: str) -> _Started:
 
 
 def _await_ready(home: str, started: _Started) -> RunFile:
-    limit = time.monotonic() + START_LIMIT_S
+    limit, code = time.monotonic() + START_LIMIT_S, None
     while time.monotonic() < limit:
         run = runfiles.running(home, started.part)
         if run is not None:
             return run
-        code = started.process.poll()
-        if code is not None:
-            raise StaddleError(
-                f"{started.part} did not start: {_cause(started)}",
-                hint=f"its log is {started.log}",
-                code="START_FAILED",
-                retry="operator",
-                exit_code=code if 0 < code < 128 else Unavailable.default_exit_code,
-            )
+        ended, code = code, started.process.poll()
+        if code == Locked.default_exit_code:
+            if ended is None:  # somebody else starts the same part, and was quicker: that is as good
+                limit = min(limit, time.monotonic() + OTHERS_LIMIT_S)
+        elif code is not None:
+            break
         time.sleep(_POLL_S)
-    raise Unavailable(
-        f"{started.part} is not ready after {START_LIMIT_S:.0f} s", hint=f"its log is {started.log}"
+    if code is None:
+        raise Unavailable(
+            f"{started.part} is not ready after {START_LIMIT_S:.0f} s", hint=f"its log is {started.log}"
+        )
+    raise StaddleError(
+        f"{started.part} did not start: {_cause(started)}",
+        hint=f"its log is {started.log}",
+        code="START_FAILED",
+        retry="operator",
+        exit_code=code if 0 < code < 128 else Unavailable.default_exit_code,
     )
 
 

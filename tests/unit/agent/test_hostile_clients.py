@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -298,7 +299,10 @@ async def test_questions_to_the_catalog_are_counted_by_client():
             await go.wait()
             return []
 
-    desk = AdminDesk(manager=None, adoption=None, presence=None, catalog=Catalog(), collector=None, stop=None)
+    manager = SimpleNamespace(state=SimpleNamespace(backups={}))
+    desk = AdminDesk(
+        manager=manager, adoption=None, presence=None, catalog=Catalog(), collector=None, stop=None
+    )
 
     def call(name, role="client"):
         return Call(Peer(name, role), "catalog.find", Find(pattern="*x*"), b"", None)

@@ -137,10 +137,14 @@ class AdminDesk:
         args: reading.Find = call.args
         if args.backup and args.backup not in self._manager.state.backups:
             raise NotFound(f"there is no backup {args.backup}", hint="`staddle ls` shows them")
-        found = await self._asked(
-            call, "find", pattern=args.pattern, backup=args.backup or None, limit=args.limit
+        backups = [args.backup] if args.backup else None
+        if call.peer.role == "client":
+            backups = [
+                number for number in backups or self._manager.state.backups if self._may_see(call, number)
+            ]
+        return _entries(
+            await self._asked(call, "find", pattern=args.pattern, backups=backups, limit=args.limit)
         )
-        return _entries([entry for entry in found if self._may_see(call, entry["backup"])])
 
     async def _asked(self, call: Call, method: str, **arguments: Any) -> Any:
         """Ask the catalog for a client, which may ask so much at a time and no more: it has one owner."""
