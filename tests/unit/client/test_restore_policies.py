@@ -18,21 +18,6 @@ from .restorekit import leftovers, stored_rows, whole_tree
 POLICIES = [each.value for each in Overwrite]
 
 
-@pytest.fixture
-def small(tmp_path):
-    """A small tree of many kinds."""
-    root = tmp_path / "source"
-    (root / "dir").mkdir(parents=True)
-    (root / "a").write_bytes(b"content of a")
-    (root / "dir/b").write_bytes(b"content of b")
-    os.link(root / "a", root / "dir/hard")
-    os.symlink("a", root / "link")
-    os.mkfifo(root / "pipe")
-    for path in (root / "a", root / "dir/b", root / "link", root / "pipe", root / "dir", root):
-        os.utime(path, ns=(5, 1_500_000_000_000_000_000), follow_symlinks=False)
-    return root
-
-
 def actions(outcome, root):
     prefix = os.fsencode(root)
     return {os.fsdecode(item.path[len(prefix) :]) or "/": item.action.value for item in outcome.items}
