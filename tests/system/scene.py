@@ -207,8 +207,10 @@ class Scene:
 
     def newest(self):
         """Number of the newest job, 0 for none."""
-        job = self.grid.job()
-        return job.job if job else 0
+        found = []
+        # The manager may be stopped just now: that is some scenarios' point.
+        self.grid.wait(lambda: found.append(self.grid.job()) or True, "the manager answers")
+        return found[-1].job if found[-1] else 0
 
     def flow(self, low=FROM, high=0.5):
         """Wait for a random moment: a share between `low` and `high` is durable. The job's row."""
