@@ -169,7 +169,8 @@ def test_a_degraded_backup_ends_with_warnings_and_a_debt():
     job = bench.job().job
     ticket = bench.assign(job, 0).ticket
     bench.commit(ticket, new=[b"c1"], media=("m",))
-    assert {item.kind for item, _ in bench.state.repair_debt()} == {"container", "manifest"}
+    short = [item.kind for item in bench.state.objects.values() if bench.state.copies_short(item)]
+    assert sorted(short) == ["container", "manifest"]
     assert isinstance(bench.close(ticket, total=2), Stale)
     assert bench.close(ticket) == StreamClosed(total=1)
     assert bench.close(ticket) == StreamClosed(total=1)

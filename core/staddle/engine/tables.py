@@ -288,13 +288,9 @@ class Tables:
             }
         )
 
-    def repair_debt(self) -> list[tuple[Object, int]]:
-        """Live objects with fewer copies than were wanted, and how many are missing."""
-        return [
-            (item, item.want - present)
-            for item in self.objects.values()
-            if item.state is ObjectState.LIVE and (present := self.copies_present(item)) < item.want
-        ]
+    def copies_short(self, item: Object) -> int:
+        """How many copies fewer than were wanted a live object has where it can be read now."""
+        return max(0, item.want - self.copies_present(item)) if item.state is ObjectState.LIVE else 0
 
     def note_damage(self, item: Object) -> None:
         """Keep the index `damaged` true of an object that was changed."""

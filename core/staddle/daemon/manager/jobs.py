@@ -261,9 +261,8 @@ class JobDesk:
             with contextlib.suppress(StaddleError):
                 lost = await self._catalog.ask("files_hit", backup=ended.backup, containers=ended.lost)
         notes = []
-        short = [item for item, missing in state.repair_debt() if missing and item.domain == backup.domain]
         mine = {ref for row in backup.segments for ref in (row.manifest, *row.ref_ids())}
-        debt = sum(item.id in mine for item in short)
+        debt = sum(state.copies_short(state.objects[item]) > 0 for item in mine if item in state.objects)
         if debt:
             notes.append(f"{debt} objects have fewer copies than pool {job.pool!r} asks for")
         return wire.Finished(

@@ -114,7 +114,9 @@ class Presence:
     def _welcome(self, agent: str, found: dict[str, bytes]) -> AgentWelcome:
         state = self._manager.state
         media = [name for name in self._manager.settings.media_of(agent) if name in state.media]
-        used = {copy.medium for item in state.objects.values() for copy in item.placements()}
+        empty = {name for name in media if found.get(name) == b""}
+        if empty:  # seldom: it asks every object
+            empty -= {copy.medium for item in state.objects.values() for copy in item.placements()}
         pools = [pool for pool in state.pools.values() if set(pool.media) & set(media)]
         domains = sorted({pool.domain for pool in pools})
         return AgentWelcome(
@@ -124,7 +126,7 @@ class Presence:
             domains=[msgspec.msgpack.encode(self._domains[name]) for name in domains],
             owner_map=state.owner_map,
             labels={name: label_of(state, name) for name in media},
-            fresh=[name for name in media if name not in used and found.get(name) == b""],
+            fresh=[name for name in media if name in empty],
             keyring=self._keyring,
             epoch_proof=self._signer.sign(
                 msgspec.msgpack.encode(EpochProof(grid=state.grid, manager_epoch=state.epoch))
