@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from contrib.lab.components import COMPONENTS, PEERS, PROBE_S, Component, ask
+from contrib.lab.components import BENCH, COMPONENTS, PROBE_S, Component, ask
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -266,9 +266,11 @@ def cmd_check(args: list[str]) -> int:
 
 def cmd_bench(args: list[str]) -> int:
     """Measure; the peers are installed if possible, else the bench says who is absent."""
-    reason = provide(PEERS)
-    if reason:
-        say(f"{PEERS.name}: {reason}")
+    if not {"-h", "--help"} & {*args}:
+        for component in BENCH:
+            reason = provide(component)
+            if reason:
+                say(f"{component.name}: {reason}")
     return script("tests/bench/bench.py", args)
 
 
@@ -300,7 +302,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "run": (cmd_run, "run ARGS", "run the command line: `dev.py run status`"),
     "test": (cmd_test, "test [--no-install] [PYTEST ARGS]", "setup, check, then pytest: what CI runs"),
     "check": (cmd_check, "check", "ruff, mypy for linux, darwin and win32, import layers"),
-    "bench": (cmd_bench, "bench [--no-install] [ARGS]", "measure, beside borg and restic"),
+    "bench": (cmd_bench, "bench [--no-install] [ARGS]", "measure, beside borg and restic; `bench --help`"),
     "soak": (
         lambda args: script("tests/soak.py", args),
         "soak [ARGS]",
@@ -310,6 +312,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "docs": (cmd_docs, "docs", "check the documentation against the code, and say where it is"),
 }
 OWN_OPTIONS = ("demo", "run")  # there every option belongs to the program that is started
+OWN_HELP = (*OWN_OPTIONS, "bench")
 NOTE = """
 Missing system packages are installed when this runs as root on a Debian-like system; --no-install
 refuses that, and tests that need them are left out and listed. With CI=true nothing is left out."""
@@ -331,7 +334,7 @@ def main(argv: list[str]) -> int:
         say(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]} ({sys.executable})")
         return 2
     name, args = (argv[0], argv[1:]) if argv else ("", [])
-    if name in ("-h", "--help", "help") or (name not in OWN_OPTIONS and {"-h", "--help"} & {*args}):
+    if name in ("-h", "--help", "help") or (name not in OWN_HELP and {"-h", "--help"} & {*args}):
         print(usage())
         return 0
     if name not in COMMANDS:

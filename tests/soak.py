@@ -9,8 +9,11 @@ code 1 if anything failed.
 """
 
 import argparse
+import collections
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +23,7 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
 SCENARIOS = (
     *("agent_killed", "agent_stopped", "medium_io_errors", "medium_gone"),
-    *("manager_killed", "everything_killed", "manager_stopped"),
+    *("manager_killed", "everything_killed", "manager_stopped", "catalog_killed"),
     *("agent_data_killed", "agent_control_killed", "host_cut_off"),
     *("medium_full", "medium_read_only", "medium_slow", "medium_replaced", "medium_corrupted"),
     *("dir_fsync_fails", "clock_jump", "fd_limit", "memory_limit"),
@@ -33,6 +36,8 @@ ROUND_LIMIT_S = 900.0
 END_LIMIT_S = 90.0
 SIM_LIMIT_S = 6 * 3600.0
 TAIL_LINES = 40
+TOLD = re.compile(r"^rounds with \d+ faults or more: (\d+); faults: (\{.*\})", re.MULTILINE)
+"""What a grid of the nemesis says at its end."""
 
 
 def options(arguments):
@@ -78,7 +83,7 @@ def setting(scenario, seed):
 
 
 def play(scenario, seed):
-    """One round: None if it went well, else the end of what it said."""
+    """One round: whether it went well, and what it said."""
     with subprocess.Popen(
         command(scenario),
         cwd=ROOT,
@@ -95,7 +100,7 @@ def play(scenario, seed):
         except KeyboardInterrupt:
             end(running)
             raise
-    return f"{said.decode(errors='replace')}\n{late}" if late or running.returncode else None
+    return not late and running.returncode == 0, f"{said.decode(errors='replace')}\n{late}"
 
 
 def end(running):
@@ -115,19 +120,21 @@ def replay(scenario, seed):
     return f"{words} {os.path.relpath(sys.executable, ROOT)} -m pytest -s {path}"
 
 
-def soak(scenario, seeds, *, keep_going):
-    """All rounds of a scenario: (rounds played, seconds, the seeds that failed)."""
+def soak(scenario, seeds, *, keep_going, faults):
+    """All rounds of a scenario: (rounds played, seconds, the seeds that failed). Counts `faults`."""
     began, failed, played = time.monotonic(), [], 0
     for number, seed in enumerate(seeds, 1):
         started = time.monotonic()
-        said = play(scenario, seed)
+        well, said = play(scenario, seed)
         played = number
+        for rounds, counts in TOLD.findall(said):
+            faults.update(json.loads(counts) | {"rounds": int(rounds)})
         print(
             f"{scenario} {number}/{len(seeds)} seed {seed}: "
-            f"{'FAILED' if said else 'well'}, {time.monotonic() - started:.1f} s",
+            f"{'well' if well else 'FAILED'}, {time.monotonic() - started:.1f} s",
             flush=True,
         )
-        if said:
+        if not well:
             failed.append(seed)
             print("\n".join(said.splitlines()[-TAIL_LINES:]), f"replay: {replay(scenario, seed)}", sep="\n")
             if len(failed) >= 3 and not keep_going:
@@ -151,20 +158,23 @@ def main(arguments=None):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a round ends its grid then, too
     first = args.seed if args.seed is not None else random.SystemRandom().getrandbits(31)
     print(f"soak: --seed {first} --rounds {args.rounds} --nemesis {args.nemesis}", flush=True)
-    well, table = True, []
+    well, table, faults = True, [], collections.Counter()
     if args.sim:
         well = simulate(args.sim, first)
     parts = [(NEMESIS, -(-args.nemesis // NEMESIS_ROUNDS))] if args.nemesis > 0 else []
     parts += [(scenario, args.rounds) for scenario in args.only or SCENARIOS if args.rounds > 0]
     for scenario, rounds in parts:
         played, took_s, failed = soak(
-            scenario, [first + n for n in range(rounds)], keep_going=args.keep_going
+            scenario, [first + n for n in range(rounds)], keep_going=args.keep_going, faults=faults
         )
         table.append((scenario, played, len(failed), took_s))
         well = well and not failed
     print(f"\n{'scenario':20} {'rounds':>6} {'failed':>6} {'s/round':>8}")
     for scenario, played, failures, took_s in table:
         print(f"{scenario:20} {played:6} {failures:6} {took_s / max(played, 1):8.1f}")
+    if faults:
+        print(f"\nnemesis: {faults.pop('rounds')} rounds in which two faults or more had begun")
+        print(*(f"{count:6} {name}" for name, count in faults.most_common()), sep="\n")
     print("all is well" if well else "NOT all is well")
     return 0 if well else 1
 

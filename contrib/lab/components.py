@@ -71,6 +71,15 @@ def probe_peers() -> str:
     return f"not on PATH: {', '.join(absent)}" if absent else ""
 
 
+def probe_borg_build() -> str:
+    """What pip needs to build borg of the release line that the bench compares with."""
+    absent = [tool for tool in ("gcc", "pkg-config") if not shutil.which(tool)]
+    if not absent:
+        libraries = ("libacl", "libcrypto", "liblz4", "libxxhash", "libzstd")
+        absent = [each for each in libraries if ask(["pkg-config", "--exists", each], limit_s=PROBE_S)[0]]
+    return f"not there: {', '.join(absent)}" if absent else ""
+
+
 @dataclass(frozen=True)
 class Component:
     """Something of the system that some tests need. They carry the pytest marker `marker`."""
@@ -83,6 +92,14 @@ class Component:
 
 
 PEERS = Component("borg and restic", "peers", ("linux", "darwin"), ("borgbackup", "restic"), probe_peers)
+BORG_BUILD = Component(
+    "what builds a newer borg",
+    "peers",
+    ("linux",),
+    ("gcc", "pkg-config", "libacl1-dev", "libssl-dev", "liblz4-dev", "libxxhash-dev", "libzstd-dev"),
+    probe_borg_build,
+)
+BENCH = (PEERS, BORG_BUILD)
 COMPONENTS = (
     Component("root's rights", "root", ("linux", "darwin"), (), probe_root),
     Component("mounts", "mounts", ("linux",), ("mount",), probe_mounts),

@@ -39,7 +39,8 @@ def tolerant(what):
     try:
         yield
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one object, the rest is worth saving
-        warnings.append(f"warning: {what}: {error or type(error).__name__}")
+        why = error.strerror if isinstance(error, OSError) else isinstance(error, UserWarning) and error
+        warnings.append(f"warning: {what}: {why or 'damaged, or not possible on this system'}")
         print(warnings[-1], file=sys.stderr)
 
 
@@ -87,13 +88,12 @@ def parse_recovery_key(text):
 def unseal(path, kind, keys, recovery_key=b""):
     """(id, cipher, content) of an object: rows of a container's directory, or what a body says."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        head, bound = data[:1024], data[-80:-40]
+        head, bound, own_id = data[:1024], data[-80:-40], bytes.fromhex(os.path.basename(path)[:32])
         _, version, n, start, length, _ = struct.unpack("<8sIIQQQ", bound)
         if version != 1 or not head.startswith(f"STADDLE {WORDS[kind]} 1\n".encode()):
-            raise ValueError("damaged, or another kind of object, or of a newer format")
+            raise UserWarning("damaged, or another kind of object, or of a newer format")
         sealed = data[start : start + length]
     fields = dict(line.split(": ") for line in head.decode().split("\n\n")[0].split("\n")[1:])
-    own_id = bytes.fromhex(os.path.basename(path)[:32])
     if kind == "4e":
         extracted = hmac.digest(bytes.fromhex(fields["grid"]), recovery_key, "sha256")  # HKDF, RFC 5869
         key = hmac.digest(extracted, b"staddle keyring 1\x01", "sha256")
@@ -113,8 +113,7 @@ class Rescue:
     """All media together, and the directory to restore to, outside of which nothing is written."""
 
     def __init__(self, roots, recovery_key, to):
-        self.to, rings = os.path.realpath(os.fsencode(to)), []
-        self.links, self.dirs, self.flags = [], [], []
+        self.to, self.links, self.dirs, self.flags, rings = os.path.realpath(os.fsencode(to)), [], [], [], []
         self.paths = {kind: {} for kind in WORDS}
         for root, kind in ((root, kind) for root in roots for kind in WORDS):
             for folder, _, names in os.walk(os.path.join(root, kind)):
@@ -134,7 +133,7 @@ class Rescue:
         for path in self.paths[kind].get(name, ()):
             with tolerant(path):
                 return self.unseal(path, kind)[2]
-        raise ValueError(f"{WORDS[kind]} {name} is missing or damaged on all of these media")
+        raise UserWarning(f"{WORDS[kind]} {name} is missing or damaged on all of these media")
 
     def seals(self):
         """Backup number -> seal, without the pruned ones."""
@@ -147,13 +146,13 @@ class Rescue:
         return {seal["backup"]: seal for seal in ordered if seal["backup"] not in pruned}
 
     def manifests(self, seal):
-        """Every manifest of a backup: stream after stream, each from its first segment on."""
+        """What gives each manifest of a backup: stream after stream, each from its first segment on."""
         for stream in seal["streams"]:
             chain, name = [], stream["last_manifest_id"]
             with tolerant(f"stream {stream['stream']}, earlier segments"):
                 while name is not None and len(chain) < stream["segments"]:
                     chain, name = [*chain, name.hex()], self.body("f0", name.hex())["head"]["previous_id"]
-            yield from (self.body("f0", each) for each in reversed(chain))
+            yield from (functools.partial(self.body, "f0", each) for each in reversed(chain))
 
     def chunk(self, fingerprint, name, ordinal):
         """Raw bytes of a chunk: from where the manifest says, else from wherever its fingerprint is."""
@@ -162,12 +161,11 @@ class Rescue:
             for path, n in places():
                 with tolerant(f"{path}, chunk {n}"), open(path, "rb") as file:
                     container_id, cipher, rows = self.unseal(path, "c0")
-                    _, offset, stored, _, flags = rows[n]
-                    file.seek(offset)
-                    sealed = file.read(stored)
-                    data = cipher.decrypt(n.to_bytes(12, "big"), sealed, fingerprint + container_id)
+                    _, start, size, _, flags = rows[n]
+                    file.seek(start)
+                    data = cipher.decrypt(n.to_bytes(12, "big"), file.read(size), fingerprint + container_id)
                     return zstandard.decompress(data) if flags & 1 else data
-        raise ValueError(f"chunk {fingerprint.hex()} is missing or damaged on all of these media")
+        raise UserWarning(f"chunk {fingerprint.hex()} is missing or damaged on all of these media")
 
     @functools.cached_property
     def everywhere(self):
@@ -183,9 +181,9 @@ class Rescue:
         """Where a source path goes. The directories above it are made, and must be real ones."""
         parts = [part for part in path.split(b"/") if part]
         if {b".", b".."} & set(parts) or b"\0" in path or (os.name == "nt" and set(path) & set(b"\\:")):
-            raise ValueError("this path cannot be restored safely")
+            raise UserWarning("this path cannot be restored safely")
         if os.path.realpath(above := os.path.join(self.to, *parts[:-1])) != above:
-            raise ValueError(f"a link is in the way: {os.fsdecode(above)}")
+            raise UserWarning(f"a link is in the way: {os.fsdecode(above)}")
         os.makedirs(above, 0o700, exist_ok=True)
         if os.path.lexists(place := os.path.join(above, *parts[-1:])) and clear:
             os.remove(place)
@@ -200,13 +198,14 @@ class Rescue:
         kinds = {"container": "I", "ordinals": "I", "lengths": "Q"}.items()
         pieces = list(zip(*(numbers(chunks[name], kind) for name, kind in kinds), strict=True))
         for row, name, (first, count) in zip(rows, entries["names"].split(b"\0"), refs, strict=False):
-            meta = dict(zip(COLUMNS, row, strict=True))
-            path = dirs[meta["dir"]].rstrip(b"/") + b"/" + name
-            meta["link"] = links[meta["link"] - 1] if meta["link"] else b""
-            meta["extra"] = unmsgpack(entries["extras"][meta["extra"] - 1])[0] if meta["extra"] else {}
-            if path == want or path.startswith(want + b"/"):
-                with tolerant(os.fsdecode(path)):
-                    self.entry(path, meta, chunks, [(k, *pieces[k]) for k in range(first, first + count)])
+            with tolerant(f"a row for {os.fsdecode(name)}"):
+                meta = dict(zip(COLUMNS, row, strict=True))
+                path = dirs[meta["dir"]].rstrip(b"/") + b"/" + name
+                meta["link"] = links[meta["link"] - 1] if meta["link"] else b""
+                meta["extra"] = unmsgpack(entries["extras"][meta["extra"] - 1])[0] if meta["extra"] else {}
+                if path == want or path.startswith(want + b"/"):
+                    with tolerant(os.fsdecode(path)):
+                        self.entry(path, meta, chunks, [(k, *pieces[k]) for k in range(first, first + count)])
 
     def entry(self, path, meta, chunks, pieces):
         """Restore one row; links and the metadata of directories wait for `finish`."""
@@ -231,7 +230,7 @@ class Rescue:
         elif kind in NODES:
             os.mknod(place, NODES[kind] | 0o600, os.makedev(*meta["extra"].get("rdev", (0, 0))))
         else:
-            raise ValueError(f"an entry of type {kind}, not restored")
+            raise UserWarning(f"an entry of type {kind}, not restored")
         if final and kind not in {DIRECTORY, SYMLINK, HARDLINK}:
             self.metadata(place, meta)
 
@@ -263,11 +262,10 @@ class Rescue:
             self.metadata(place, meta)
         for place, flags in self.flags:  # the very last: what is immutable takes no change, and no link
             with tolerant(os.fsdecode(place)):
-                import fcntl
-
+                ioctl = __import__("fcntl").ioctl  # not on every system
                 fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
-                now = struct.unpack("=Q", fcntl.ioctl(fd, 0x80086601, bytes(8)))[0]  # ioctl_iflags(2)
-                fcntl.ioctl(fd, 0x40086602, struct.pack("=Q", now | flags))
+                now = struct.unpack("=Q", ioctl(fd, 0x80086601, bytes(8)))[0]  # ioctl_iflags(2)
+                ioctl(fd, 0x40086602, struct.pack("=Q", now | flags))
                 os.close(fd)
 
 
@@ -280,8 +278,9 @@ def main():
     verb = next((at for at, word in enumerate(words) if word in {"list", "restore"}), 0)
     if not verb or (words[verb] == "restore" and (not options.to or len(words) - verb not in {2, 3})):
         parser.error("see above")
-    with open(options.recovery_key, encoding="utf-8") as file:
-        rescue = Rescue(words[:verb], parse_recovery_key(file.read()), options.to or "")
+    with tolerant(options.recovery_key), open(options.recovery_key, "rb") as file:
+        options.recovery_key = file.read().decode("utf-8", "replace")
+    rescue = Rescue(words[:verb], parse_recovery_key(options.recovery_key), options.to or "")
     seals = {str(number): seal for number, seal in sorted(rescue.seals().items())}
     if words[verb] == "list":
         for number, seal in seals.items():
@@ -290,7 +289,8 @@ def main():
         sys.exit(f"error: no backup {words[verb + 1]} on these media; 'list' shows them")
     else:
         for body in rescue.manifests(seals[words[verb + 1]]):
-            rescue.manifest(body, os.fsencode("".join(words[verb + 2 :])).rstrip(b"/"))
+            with tolerant("a part of the backup"):
+                rescue.manifest(body(), os.fsencode("".join(words[verb + 2 :])).rstrip(b"/"))
         rescue.finish()
     return 3 if warnings else 0
 

@@ -99,6 +99,16 @@ def load(home: str) -> Settings:
     )
 
 
+def _in_words(error: ValueError | RecursionError, data: bytes) -> tuple[int, str]:
+    """Where TOML ends being TOML, and why; the parser lets through what Python says of bytes and numbers."""
+    if isinstance(error, UnicodeDecodeError):
+        return data.count(b"\n", 0, error.start) + 1, f"the byte 0x{data[error.start]:02x} is no UTF-8"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        return int(found[1]) if found else 1, str(error)
+    return 1, "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
 class _Loader:
     """Reads the files of one home; keeps tables, places and problems."""
 
@@ -133,10 +143,10 @@ class _Loader:
         try:
             text = data.decode()
             document = tomllib.loads(text)
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             self.unreadable = True
-            found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-            self.problems.add(Place(path, int(found[1]) if found else 1), f"not valid TOML: {error}")
+            line, what = _in_words(error, data)
+            self.problems.add(Place(path, line), f"not valid TOML: {what}")
             return
         lines = LineIndex(text)
         for name, table in document.items():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +19,8 @@ _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]")
 _ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
 _SUGGESTED = re.compile(r"; (did you mean|known:) | stands also at ")
+_DEEPEST = 3
+"""A key of a named table: `medium.NAME.KEY`. No message asks for a line below that."""
 _TRIPLE = re.compile(r'"""|' + "'''")
 
 
@@ -81,7 +85,7 @@ class LineIndex:
         return 1
 
     def _note(self, path: tuple[str, ...], number: int) -> None:
-        for length in range(1, len(path) + 1):
+        for length in range(1, min(len(path), _DEEPEST) + 1):
             self._lines.setdefault(path[:length], number)
 
 
@@ -106,8 +110,9 @@ class Field(msgspec.Struct, frozen=True):
     required: bool
 
 
-def fields_of(struct: type[msgspec.Struct]) -> dict[str, Field]:
-    """The keys that a struct understands."""
+@functools.cache
+def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, Field]:
+    """The keys that a struct understands. Looked up once: each look evaluates all annotations anew."""
     return {f.encode_name: Field(f.type, f.required) for f in msgspec.structs.fields(struct)}
 
 
@@ -153,7 +158,7 @@ def plain_message(error: msgspec.ValidationError) -> str:
 def _explain(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
     info = msgspec.inspect.type_info(kind)
     if isinstance(info, msgspec.inspect.Metadata) and "wanted" in (info.extra or {}):
-        return f"expected {(info.extra or {})['wanted']}, got {value!r}"
+        return f"expected {(info.extra or {})['wanted']}, got {reprlib.repr(value)}"
     if isinstance(info, msgspec.inspect.LiteralType) and isinstance(value, str):
         return plain_message(error) + suggest(value, [str(item) for item in info.values])
     return plain_message(error)
@@ -169,7 +174,12 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def rebase_paths(value: Any, kind: Any, home: str) -> Any:
     """Make the `HomePath` options of raw values absolute, also within nested structs (secrets in files)."""
-    return _rebase(value, msgspec.inspect.type_info(kind), home)
+    return _rebase(value, _type_info(kind), home)
+
+
+@functools.cache
+def _type_info(kind: Any) -> msgspec.inspect.Type:
+    return msgspec.inspect.type_info(kind)
 
 
 def _rebase(value: Any, info: msgspec.inspect.Type, home: str) -> Any:

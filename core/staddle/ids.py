@@ -29,3 +29,24 @@ class Ids:
     def random(self, count: int) -> bytes:
         """Random bytes fit for keys."""
         return secrets.token_bytes(count)
+
+
+class IdsAfter(Ids):
+    """Ids whose time is never before a moment, whatever this host's wall clock says.
+
+    Objects that a stream stores are no older than its assignment: only then nobody can take them for orphans.
+    """
+
+    def __init__(self, ids: Ids, after_ns: int) -> None:
+        """Args: ids: where they come from. after_ns: UTC nanoseconds, by the manager's clock."""
+        self._ids = ids
+        self._after = (after_ns // 1_000_000).to_bytes(6, "big")
+
+    def new_id(self) -> bytes:
+        """A fresh UUIDv7, 16 bytes."""
+        found = self._ids.new_id()
+        return max(found[:6], self._after) + found[6:]
+
+    def random(self, count: int) -> bytes:
+        """Random bytes fit for keys."""
+        return self._ids.random(count)

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 GROUP = "staddle.plugins"
 CORE_DISTRIBUTION = "staddle"
+TYPES_MAX = 256  # of one hook of one plugin
 
 # Which distribution usually has a word, for the hint when it is missing.
 USUAL_DISTRIBUTION = {
@@ -261,7 +263,8 @@ class PluginRegistry:
         """What one hook of one plugin returns; what is wrong with it becomes a problem."""
         assert plugin.manager is not None
         try:
-            results = [item for part in getattr(plugin.manager.hook, hook)() for item in part]
+            parts = getattr(plugin.manager.hook, hook)()
+            results = [item for part in parts for item in islice(part, TYPES_MAX)]
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - as above: foreign code
@@ -278,6 +281,10 @@ class PluginRegistry:
 
     def _accept(self, plugin: _Plugin, hook: str, item: Any) -> bool:
         name = getattr(item, _FAMILIES[hook][1])
+        if wrong := _wrong_fields(item, _FAMILIES[hook][1]):
+            message = f"{hook} returned a {type(item).__name__} whose {wrong} is not of its type"
+            self._report(plugin, "RESULT", message, "compare it with staddle/api")
+            return False
         if item.api_version != API_VERSION:
             newer = item.api_version > API_VERSION
             self._report(
@@ -355,8 +362,20 @@ class PluginRegistry:
         self._problems.append(PluginProblem(plugin.name, plugin.distribution, code, message, hint))
 
 
+def _wrong_fields(item: Any, name: str) -> str:
+    """Nothing checks a Struct when it is made: which of the fields that are used here is of another type."""
+    wanted: dict[str, type] = {name: str, "version": str, "summary": str, "api_version": int}
+    wrong = [field for field, kind in wanted.items() if type(getattr(item, field)) is not kind]
+    if not callable(getattr(item, "load", len)):
+        wrong.append("load")
+    return ", ".join(wrong)
+
+
 def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # noqa: BLE001 - its own __str__ may raise anything
+        text = ""
     return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
 
 

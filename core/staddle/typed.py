@@ -37,7 +37,12 @@ class Decoder(Generic[T]):
         try:
             return self._inner.decode(data)
         except (UnicodeDecodeError, RecursionError) as error:
-            raise msgspec.DecodeError(str(error)) from None
+            raise msgspec.DecodeError(_in_words(error)) from None
+
+
+def _in_words(error: UnicodeDecodeError | RecursionError) -> str:
+    """It may end in a message to a user."""
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "text in it is no UTF-8"
 
 
 def decoder(kind: type[T] | Any) -> Decoder[Any]:
@@ -62,7 +67,7 @@ def from_json(data: Buffer, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (UnicodeDecodeError, RecursionError) as error:
-        raise msgspec.DecodeError(str(error)) from None
+        raise msgspec.DecodeError(_in_words(error)) from None
 
 
 def convert(value: Any, kind: type[T], builtin_types: Iterable[type] = ()) -> T:
@@ -71,4 +76,4 @@ def convert(value: Any, kind: type[T], builtin_types: Iterable[type] = ()) -> T:
     try:
         return msgspec.convert(value, kind, builtin_types=tuple(builtin_types))
     except RecursionError as error:
-        raise msgspec.ValidationError(str(error)) from None
+        raise msgspec.ValidationError(_in_words(error)) from None

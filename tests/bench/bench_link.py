@@ -1,15 +1,16 @@
 """Speed of a link: 1 MiB messages one way over a channel, and a 160 kB look-up, per transport and API.
 
-    python tests/bench/bench_link.py [--gib 1.0] [--only tcp]
+    python tests/bench/bench_link.py [--gib 1.0] [--only tcp] [--json]
 
 CPU seconds per GiB are the figures to compare; MB/s depend on what else the machine does. With `unix` and
-`tcp` the server is a process of its own; with `mem` both ends share one, so its CPU stands in one column.
+`tcp` the server is a process of its own; with `mem` both ends share one, so its CPU stands with the client.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
 import subprocess
@@ -131,11 +132,22 @@ def with_threads(url, credentials, count):
 def report(name, api, count, result):
     wall_s, cpu_s, server_s, times = result
     gib = count / 1024
-    shared = name == "mem"
-    lookup_us = statistics.median(times) * 1e6
+    return {
+        "transport": name,
+        "api": api,
+        "mb_per_s": count * MIB / 1e6 / wall_s,
+        "client_s_per_gib": cpu_s / gib,
+        # Both ends of `mem` share a process: its time stands with the client.
+        "server_s_per_gib": 0.0 if name == "mem" else server_s / gib,
+        "lookup_us": statistics.median(times) * 1e6,
+    }
+
+
+def show(entry):
     print(
-        f"{name:8} {api:9} {count * MIB / 1e6 / wall_s:7.0f} MB/s   CPU s/GiB client {cpu_s / gib:5.2f}  "
-        f"server {'  in it' if shared else f'{server_s / gib:7.2f}'}   160 kB look-up p50 {lookup_us:6.0f} us"
+        f"{entry['transport']:8} {entry['api']:9} {entry['mb_per_s']:7.0f} MB/s   CPU s/GiB "
+        f"client {entry['client_s_per_gib']:5.2f}  server {entry['server_s_per_gib']:5.2f}   "
+        f"160 kB look-up p50 {entry['lookup_us']:6.0f} us"
     )
 
 
@@ -143,12 +155,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gib", type=float, default=1.0)
     parser.add_argument("--only", choices=["mem", "unix", "tcp"])
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", nargs=2, metavar=("URL", "DIRECTORY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         asyncio.run(run_server(*args.serve))
         return
     count = max(16, int(args.gib * 1024))
+    found = []
     with tempfile.TemporaryDirectory(prefix="stbench") as directory:
         ca = make_ca(f"{directory}/ca", bytes(16))
         for role, name in (("manager", "m"), ("client", "c")):
@@ -159,7 +173,12 @@ def main():
             ("tcp", "tcp://127.0.0.1:0", directory),
         ):
             if args.only in {None, name} and not (name == "unix" and sys.platform == "win32"):
-                measure(name, url, secure, count)
+                found += measure(name, url, secure, count)
+    if args.json:
+        print(json.dumps(found))
+        return
+    for entry in found:
+        show(entry)
 
 
 def measure(name, url, secure, count):
@@ -167,10 +186,9 @@ def measure(name, url, secure, count):
     if name == "mem":
         with LoopThread("server") as thread:
             server = thread.call(serve(url, credentials, SERVER, handlers()), 5)
-            report("mem", "threads", count, with_threads(server.url, credentials, count))
+            found = [report("mem", "threads", count, with_threads(server.url, credentials, count))]
             thread.call(server.close(), 5)
-        asyncio.run(mem_in_one_loop(url, credentials, count))
-        return
+        return [*found, asyncio.run(mem_in_one_loop(url, credentials, count))]
     process = subprocess.Popen(
         [sys.executable, __file__, "--serve", url, secure and f"{secure}/manager"],
         stdin=subprocess.PIPE,
@@ -179,15 +197,19 @@ def measure(name, url, secure, count):
     )
     with process:
         real = process.stdout.readline().strip()
-        report(name, "asyncio", count, asyncio.run(with_asyncio(real, credentials, count)))
-        report(name, "threads", count, with_threads(real, credentials, count))
+        found = [
+            report(name, "asyncio", count, asyncio.run(with_asyncio(real, credentials, count))),
+            report(name, "threads", count, with_threads(real, credentials, count)),
+        ]
         process.stdin.close()
+    return found
 
 
 async def mem_in_one_loop(url, credentials, count):
     server = await serve(url, credentials, SERVER, handlers())
-    report("mem", "asyncio", count, await with_asyncio(server.url, credentials, count))
+    found = report("mem", "asyncio", count, await with_asyncio(server.url, credentials, count))
     await server.close()
+    return found
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from agentkit import back_up, check, make_tree, restore, running
 
 from staddle.api.media import Deadline
-from staddle.api.types import Kind, ObjectInfo, object_name
+from staddle.api.types import Kind, Label, ObjectInfo, object_name
 from staddle.config_model import MediumSettings
 from staddle.errors import Corrupt, MediumFailed, StaddleError
 from staddle.wire.ops.admin import VerifyObject
@@ -140,10 +140,13 @@ def test_where_all_media_lie_no_byte_is_given_and_every_check_says_so(tmp_path, 
 # --- what else a driver may say ---------------------------------------------------------------------
 
 
+LABEL = Label(grid=b"g" * 16, medium="m", volume=b"v" * 16, created_ns=1)
+
+
 class Liar:
     """A volume that answers as it is told."""
 
-    label = None
+    label = LABEL
 
     def __init__(self, **answers):
         self.answers = answers
@@ -171,7 +174,7 @@ class LiarMedium:
 
 def wrapped(**answers):
     medium = wrap(LiarMedium(**answers), MediumSettings(name="m", plugin="x"), sleep=lambda _: None)
-    return medium, medium.open(None, "write", 1, Deadline(5.0))
+    return medium, medium.open(LABEL, "write", 1, Deadline(5.0))
 
 
 NAME = object_name(Kind.SEAL, bytes(16), bytes(8))

@@ -13,6 +13,7 @@ from damagekit import flip_middle, rewrite
 from staddle.api.types import Kind
 from staddle.daemon.manager.orphans import OrphanSweeper
 from staddle.daemon.manager.repairing import Repairer
+from staddle.daemon.manager.salvage import Salvager
 from staddle.engine import repair
 from staddle.engine.commit import unusable
 from staddle.engine.gc import decide_copy_lost
@@ -30,7 +31,14 @@ async def mended(home, **options):
         opened, *_ = await back_up(grid, os.fsencode(home.parent / "src"))
         grid.want, grid.backup = want, opened.created.backup
         sweeper = OrphanSweeper(grid.manager, grid.adoption, grid.presence)
-        grid.repairer = Repairer(grid.manager, grid.adoption, grid.presence, sweeper, b"the keyring")
+        grid.repairer = Repairer(
+            grid.manager,
+            grid.adoption,
+            grid.presence,
+            sweeper=sweeper,
+            salvager=Salvager(grid.manager, grid.adoption, grid.presence, {"default": grid.keys}),
+            keyring=b"the keyring",
+        )
         grid.ops = []
         grid.manager.subscribe(lambda records: grid.ops.extend(record.op for record in records))
         yield grid
@@ -225,6 +233,29 @@ def test_a_copy_that_is_owed_is_made_without_any_damage(tmp_path):
             await grid.repairer.step()
             assert {copy.medium for copy in item.copies} == {"m1", "m2"}
             assert files_of(grid, item) == placed(item.copies)
+
+    asyncio.run(main())
+
+
+def test_a_copy_that_is_owed_and_could_not_be_made_is_tried_again_before_the_next_look_at_all(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("staddle.daemon.manager.repairing.PAUSE_MIN_NS", 0)
+
+    async def main():
+        async with mended(tmp_path / "home") as grid:
+            item = one(grid, "manifest")
+            owed = next(copy for copy in item.copies if copy.medium == "m2")
+            item.copies.remove(owed)
+            path_of(grid, owed).unlink()
+            medium = grid.manager.state.media["m2"]
+            medium.state = MediumStatus.OFFLINE
+            grid.repairer._debt_at_ns = 0
+            await grid.repairer.step()
+            assert {copy.medium for copy in item.copies} == {"m1"}
+            medium.state = MediumStatus.UP
+            await grid.repairer.step()
+            assert {copy.medium for copy in item.copies} == {"m1", "m2"}
 
     asyncio.run(main())
 

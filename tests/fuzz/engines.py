@@ -18,6 +18,12 @@ GROWTH_BYTES_MAX = 128 << 20
 CORPUS_MAX = 512
 KEPT_BYTES_MAX = 2048
 """Longer inputs become no seeds: they would only make all later ones longer."""
+_PYTHON = re.compile(
+    r"(?i)index out of range|codec can't|unpack requires|invalid literal|embedded null|NoneType|KeyError|"
+    r"has no attribute|object is not|unsupported operand|not supported between|recursion|struct\.error|"
+    r"buffer size|must be str,|takes \d+ positional|non-hexadecimal|int too|traceback"
+)
+"""Words of Python's own errors: a user can do nothing with them."""
 _VARYING = re.compile(r"[0-9]+|'[^']*'|[0-9a-f]{8,}")
 
 
@@ -45,13 +51,19 @@ def judge(target, data: bytes) -> tuple[str, Finding | None]:
     """(what became of the input, None or a finding)."""
     started = time.thread_time()
     try:
-        target.run(data)
-        outcome, found = "accepted", None
+        said = target.run(data)
+        outcome, found = f"accepted {said}" if isinstance(said, str) else "accepted", None
     except target.expected as error:
         outcome, found = f"{type(error).__name__}: {_VARYING.sub('N', str(error))[:80]}", None
+        # What the input itself says stands in quotes.
+        words = re.sub(r"'[^']*'|\"[^\"]*\"", "", getattr(error, "message", ""))
+        if _PYTHON.search(words) and _PYTHON.search(words).group().encode() not in data:
+            found = Finding(
+                target.name, data, f"speaks Python: {words}"[:200], traceback.format_exc(limit=-4)
+            )
     except Exception as error:  # noqa: BLE001 - whatever else comes out is what is looked for
         outcome = f"{type(error).__name__}: {_VARYING.sub('N', str(error))[:80]}"
-        found = Finding(target.name, data, outcome, traceback.format_exc())
+        found = Finding(target.name, data, outcome, traceback.format_exc(limit=-12))
     took_s = time.thread_time() - started
     if found is None and took_s > HANG_S:
         found = Finding(target.name, data, f"took {took_s:.1f} s", "")
@@ -74,15 +86,16 @@ def run_mutator(target, inputs: int, seed: int, *, findings_max: int = 20) -> Re
         parent = rng.choice(sound if number % 2 else corpus)
         data = sound[number] if number < known else mutate(parent, rng, corpus, target.kind, target.words)
         outcome, found = judge(target, data)
-        accepted += outcome == "accepted"
+        fine = outcome.startswith("accepted")
+        accepted += fine
         if found is not None:
             findings.setdefault(_place(found), found)
             if len(findings) >= findings_max:
                 break
-        elif outcome not in seen or (outcome == "accepted" and rng.random() < 0.002):
+        elif outcome not in seen or (fine and rng.random() < 0.002):
             seen.add(outcome)
             if len(data) <= kept_bytes_max:
-                for kept in (corpus, sound) if outcome == "accepted" else (corpus,):
+                for kept in (corpus, sound) if fine else (corpus,):
                     if len(kept) < CORPUS_MAX:
                         kept.append(data)
                     else:

@@ -1,12 +1,31 @@
 """Every parser of the product as a function from bytes to nothing: it returns, or raises what it documents.
 
-A target that raises anything else, takes more than a second, or makes memory grow is a finding. Formats with
-checksums or seals have two targets: the bytes as they are, and (`…-inside`) the inner part mutated and sealed
-again by who has the keys, since checksums would stop nearly every mutation at the door.
+A target that raises anything else, tells a user what Python says, takes more than a second, or makes memory
+grow is a finding. Formats with checksums or seals have two targets: the bytes as they are, and (`…-inside`)
+the inner part mutated and sealed again by who has the keys, since checksums would stop nearly every mutation
+at the door.
+
+Where bytes and text come from outside, and which targets read them:
+
+- a peer (`targets_wire`): frames, link, hello, meta, error, requests, replies, agent-events, flush, record,
+  ticket, token, csr, certificate, urls. Operations are found by themselves, in every module of `wire.ops`.
+- a medium (`targets_media`): label, head, container, sealed, manifest, extra, seal, journal, keyring,
+  object-name; the recovery key, and the rescue reader.
+- a manifest, whoever gave it (`targets_backup`): restore, restore-one, extra-set, base, catalog-rows,
+  committed-manifest, segment-head, read-desk.
+- a home (`targets_home`, `targets_dedup`): op-log, op, state, snapshot, owner-map, dedup-…, lease, run-file,
+  ready, agent-epoch, domain-keys, ca-files, own-certificate, used-tokens, client-toml, fault-rules, secret.
+- a user (`targets_user`, `targets_cli`): config, cli, option, exclude, exclude-file, files-from, glob, sql.
+- other distributions: plugin-metadata.
+
+No targets of their own have: a backup's claim (16 bytes, any of them will do), names in a directory of a
+medium (`object-name`), the log of a daemon that did not start (shown, not read), what /proc says, and formats
+that a library reads (TLS, DuckDB files).
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import tempfile
@@ -26,7 +45,7 @@ class Target(NamedTuple):
 
     Attributes:
         name: as given to run.py.
-        run: takes an input.
+        run: takes an input. What it returns, if it is text, tells one accepted input from another.
         seeds: where mutation begins: sound inputs.
         kind: binary, msgpack or text: which mutations fit.
         expected: what `run` may raise.
@@ -71,10 +90,17 @@ def scratch() -> str:
 
 def in_file(name: str, data: bytes) -> str:
     """Write a scratch file; its path."""
-    path = os.path.join(scratch(), name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
+    path = os.path.join(scratch_dir(os.path.dirname(name)), os.path.basename(name))
+    with open(path, "wb", 0) as file:
         file.write(data)
+    return path
+
+
+@functools.cache
+def scratch_dir(name: str) -> str:
+    """A directory in `scratch`, made once."""
+    path = os.path.join(scratch(), name)
+    os.makedirs(path, exist_ok=True)
     return path
 
 
@@ -137,10 +163,21 @@ def msgpack_samples(kind: Any) -> list[bytes]:
 
 def all_targets() -> dict[str, Target]:
     """Name -> target, in a fixed order."""
+    import targets_backup
+    import targets_cli
     import targets_dedup
     import targets_home
     import targets_media
+    import targets_user
     import targets_wire
 
-    found = [*targets_wire.TARGETS, *targets_media.TARGETS, *targets_dedup.TARGETS, *targets_home.TARGETS]
+    found = [
+        *targets_wire.TARGETS,
+        *targets_media.TARGETS,
+        *targets_dedup.TARGETS,
+        *targets_home.TARGETS,
+        *targets_user.TARGETS,
+        *targets_backup.TARGETS,
+        *targets_cli.TARGETS,
+    ]
     return {target.name: target for target in found}

@@ -1,4 +1,4 @@
-"""Targets that lie in a home or come from a user: op-log, library, configuration, run files, command line."""
+"""Targets that lie in a home: op-log, owner map, run files, and what else a part reads back."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import contextlib
 import functools
 import io
 import os
+import warnings
+from importlib import metadata
 from typing import Any
-from unittest import mock
 
-import click
 import msgspec
-from targets import Target, in_file, samples, scratch
+from targets import Target, in_file, samples, scratch, scratch_dir
+from targets_user import TOML_WORDS
 
 from staddle import typed
 from staddle.api.catalog import Record
+from staddle.api.transport import Credentials
 from staddle.catalog import logformat
 from staddle.catalog.logrecovery import scan_log
 from staddle.catalog.snapshots import Snapshot, read_snapshot, write_snapshot
-from staddle.cli import cli
 from staddle.client import connection
-from staddle.client.exclude import Excludes
 from staddle.cluster.single import SingleClusterManager
-from staddle.config import initial_text, load
 from staddle.daemon import runfiles
+from staddle.daemon.agent import control
+from staddle.daemon.agent.epochfile import load_epoch
+from staddle.daemon.manager.joining import TokenDesk
+from staddle.daemon.setup import Identities
+from staddle.data.crypto import DomainKeys
 from staddle.dedup.ownermap import OwnerMap
 from staddle.engine import ops
 from staddle.engine.state import GridState
-from staddle.errors import StaddleError
 from staddle.platform.durable import Files
 from staddle.platform.lock import FileLock
+from staddle.plugins import PluginRegistry
 from staddle.secrets import SecretRef, redact
+from staddle.wire import pki
 from staddle.wrap.fault import FaultLayer
 
 GRID = bytes(range(16))
@@ -109,36 +114,6 @@ def _snapshot_seeds() -> list[bytes]:
 
 # --- home and user -------------------------------------------------------------------------------
 
-CONFIG = initial_text(
-    grid_id=GRID.hex(), grid_name="g", manager_url="tcp://127.0.0.1:7420",
-    agent_urls=["tcp://127.0.0.1:7421", "tcp://127.0.0.1:7422"],
-).encode()  # fmt: skip
-_MORE = b"""
-[medium.s3]
-plugin = "directory"
-path = "x"
-deadline_s = 3.5
-throttle_bytes_per_s = 100000000
-failure_domain = "r1"
-secret = {file = "a", env = "B"}
-[domain.small]
-chunk_min_bytes = 1024
-chunk_average_bytes = 4096
-chunk_max_bytes = 16384
-[pool."q"]
-media = ["m1", "s3"]
-domain = "small"
-copies = 2
-"""
-
-
-def _config(data: bytes) -> None:
-    settings = load(os.path.dirname(in_file("home/staddle.toml", data)))
-    for name in settings.agent:
-        settings.media_of(name)
-    for name in settings.medium:
-        settings.path_of(name)
-
 
 def _client_toml(data: bytes) -> None:
     connection.joined_settings(in_file("client/client.toml", data))
@@ -169,6 +144,87 @@ def _fault(data: bytes) -> None:
     FaultLayer(in_file("faults.json", data), sleep=lambda _: None)._read()
 
 
+def _epoch(data: bytes) -> None:
+    load_epoch(in_file("epoch/manager-epoch", data))
+
+
+def _domain_keys(data: bytes) -> None:
+    """The unpacked keys of a home's dedup domains."""
+    in_file("keys/pki/domains.keys", data)
+    identities: Any = object.__new__(Identities)
+    identities._pki = scratch_dir("keys/pki")
+    for name, keys in identities.domains().items():
+        assert isinstance(name, str)
+        keys.fingerprint(b"x")
+
+
+def _used_tokens(data: bytes) -> None:
+    in_file("tokens/used-tokens", data)
+    desk: Any = object.__new__(TokenDesk)
+    desk._path = os.path.join(scratch_dir("tokens"), "used-tokens")
+    desk._used()
+
+
+def _ready(line: bytes) -> None:
+    """What an agent's data process says to its control process."""
+    control._read_ready(io.BytesIO(line))
+
+
+@functools.cache
+def _authority() -> dict[str, bytes]:
+    directory = scratch_dir("authority-seed")
+    pki.make_ca(directory, GRID)
+    found = {}
+    for name in pki._CA_FILES:
+        with open(os.path.join(directory, name), "rb") as file:
+            found[name] = file.read()
+    return found
+
+
+def _ca_files(data: bytes) -> None:
+    """The first byte says which file of the authority is another one."""
+    other = pki._CA_FILES[(data or b"0")[0] % len(pki._CA_FILES)]
+    for name, sound in _authority().items():
+        in_file(f"authority/{name}", data[1:] if name == other else sound)
+    pki.CertificateAuthority.load(scratch_dir("authority"))
+
+
+def _own_certificate(pem: bytes) -> None:
+    path = in_file("own/own.crt", pem)
+    authority = in_file("own/ca.crt", _authority()[pki._CA_FILES[0]])
+    with warnings.catch_warnings(action="ignore"):  # of certificates that a later parser will refuse
+        pki.check_own(Credentials(ca_file=authority, cert_file=path, key_file=path))
+
+
+def _own_seeds() -> list[bytes]:
+    _ca_files(b"0" + _authority()[pki._CA_FILES[0]])
+    return [pki.CertificateAuthority.load(scratch_dir("authority")).issue("a1", "agent").cert_pem]
+
+
+class _Installed(metadata.Distribution):
+    """A distribution by its two files, behind NUL the entry points."""
+
+    def __init__(self, data: bytes) -> None:
+        head, _, points = data.decode("utf-8", "surrogateescape").partition("\0")
+        self._files = {"METADATA": head, "entry_points.txt": points}
+
+    def read_text(self, filename: str) -> str | None:
+        return self._files.get(filename)
+
+    def locate_file(self, path: Any) -> Any:
+        raise NotImplementedError
+
+
+def _plugin_metadata(data: bytes) -> str:
+    """A broken plugin is a line, never a crash; nothing is imported."""
+    registry = PluginRegistry(lambda: [_Installed(data)])
+    for info in registry.all():
+        assert info.state == "found"
+    for problem in registry.problems():
+        assert problem.code in {"METADATA", "DUPLICATE"}
+    return f"{len(registry.all())} found, {[problem.message[:60] for problem in registry.problems()]}"
+
+
 def _owner_map(data: bytes) -> None:
     OwnerMap.from_bytes(data).masks("a1")
 
@@ -181,96 +237,6 @@ def _secret(data: bytes) -> None:
         if ref.file is None:
             ref.resolve()
 
-
-def _exclude(data: bytes) -> None:
-    patterns, _, path = data.partition(b"\n")
-    directory, _, name = path[:200].rpartition(b"/")
-    Excludes([each for each in patterns[:200].split(b"|") if each]).match(directory, name)
-
-
-_STARTS = ("up", "demo", "init", "daemon")
-"""Commands that would start processes or write homes: they get words that they refuse."""
-
-
-def _cli(data: bytes) -> None:
-    """A command line against a home where nothing runs. Arguments are separated by NUL or line ends."""
-    words = data.decode("utf-8", "replace").replace("\n", "\0").split("\0")[:40]
-    if any(word in _STARTS for word in words):
-        words.append("--no-such-option")
-    quiet = io.StringIO()
-    environment = {"STADDLE_HOME": _cli_home(), "STADDLE_CLIENT": _cli_home(), "HOME": _cli_home()}
-    with (
-        mock.patch.dict(os.environ, environment),
-        mock.patch("staddle.client.connection.CONNECT_TIMEOUT_S", 0.2),
-        mock.patch("subprocess.Popen", side_effect=OSError("no processes here")),
-        contextlib.redirect_stdout(quiet),
-        contextlib.redirect_stderr(quiet),
-    ):
-        cli.main([word for word in words if word], standalone_mode=False, prog_name="staddle")
-
-
-@functools.cache
-def _cli_home() -> str:
-    in_file("cli-home/staddle.toml", CONFIG.replace(b":742", b":1742"))
-    return os.path.join(scratch(), "cli-home")
-
-
-_COMMANDS = """\
-status
-ls
-ls 3 /etc
-ls latest
-find *.txt --backup 3 --limit 4
-sql 'select 1' --limit 5 --json
-backup /tmp --name n --pool p --exclude *.o --streams 2 --full --json
-restore latest --to /x --name n /a
-restore 3 --to /x
-verify --json
-verify 3
-prune 1 2 --dry-run
-prune --keep 3
-doctor --json
-job list
-job show 3
-job watch 3
-job cancel 3
-client token h --valid 5
-client join stj1.x@h:1
-plugin list
-plugin show directory
-catalog verify
-catalog rebuild --yes
-key show
-key export f
-down --json
---help
---version
-ls --help
-""".splitlines()
-_OPTIONS = [word.encode() for line in _COMMANDS for word in line.split()] + [
-    b"\0",
-    b"--",
-    b"-",
-    b"=",
-    b"--home",
-    b"--yes",
-]
-_CLI_EXPECTED = (StaddleError, click.ClickException, click.exceptions.Exit, click.Abort, OSError, SystemExit)
-_TOML = [
-    b"[medium.",
-    b"]\n",
-    b" = ",
-    b"[",
-    b'"""',
-    b"'''",
-    b"{",
-    b"}",
-    b"inf",
-    b"nan",
-    b"1979-05-27",
-    b"0x",
-    b"\\u0000",
-]
 
 TARGETS = [
     Target(
@@ -290,19 +256,42 @@ TARGETS = [
         "text",
         words=[b'""', b"null"],
     ),
-    Target("config", _config, lambda: [CONFIG, CONFIG + _MORE], "text", words=_TOML),
     Target(
         "client-toml",
         _client_toml,
         lambda: [b'name = "h"\ngrid = "00"\nmanagers = ["tcp://h:1"]\n'],
         "text",
-        words=_TOML,
+        words=TOML_WORDS,
     ),
     Target(
         "run-file",
         _run_file,
         lambda: [b'{"part":"manager","pid":3,"pids":[3,4],"urls":["unix:///x"]}'],
         "text",
+    ),
+    Target("agent-epoch", _epoch, lambda: [b"5\n", b"17 3c1c8d1d\n"], "text"),
+    Target(
+        "domain-keys",
+        _domain_keys,
+        lambda: [msgspec.msgpack.encode(each) for each in (samples(list[DomainKeys]), [])],
+        "msgpack",
+    ),
+    Target("used-tokens", _used_tokens, lambda: [b'{"00ff":5,"aa":9223372036854775807}'], "text"),
+    Target("ready", _ready, lambda: [b'{"urls":["unix:///x"],"pid":5}\n'], "text"),
+    Target(
+        "ca-files",
+        _ca_files,
+        lambda: [b"%d" % at + data for at, data in enumerate(_authority().values())],
+        "text",
+        words=[b"-----BEGIN", b"-----END", b"PRIVATE KEY-----", b"\n"],
+    ),
+    Target("own-certificate", _own_certificate, _own_seeds, "text"),
+    Target(
+        "plugin-metadata",
+        _plugin_metadata,
+        lambda: [b"Metadata-Version: 2.1\nName: x\nVersion: 1\n\0[staddle.plugins]\nx = a.b:c [d]\n"],
+        "text",
+        words=[b"\0", b"[staddle.plugins]\n", b"[", b"]", b" = ", b"Name: ", b"Version: "],
     ),
     Target("lease", _lease, lambda: [b'{"version":1,"epoch":5,"holder":"3","ttl_s":15.0}'], "text"),
     Target(
@@ -316,20 +305,5 @@ TARGETS = [
         _secret,
         lambda: [b'{"env":"X"}', b"password=hunter2 x:/" + b"/u:p@h Bearer abcdefghij"],
         "text",
-    ),
-    Target(
-        "exclude",
-        _exclude,
-        lambda: [b"*.o|/a/**/b|[a-z]x|\\[\n/home/u/x.o", b"*a*b*c\n/a/b"],
-        "text",
-        words=[b"*", b"**", b"[!", b"]"],
-    ),
-    Target(
-        "cli",
-        _cli,
-        lambda: [line.replace(" ", "\0").encode() for line in _COMMANDS],
-        "text",
-        _CLI_EXPECTED,
-        _OPTIONS,
     ),
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import os
 import struct
 from typing import Any
@@ -19,7 +21,7 @@ from staddle.data.container import SEALED_PART_NONCE, ContainerReader
 from staddle.data.crypto import NONCE_BYTES, Aead, RecoveryKey, aead, checksum, hkdf
 from staddle.data.envelope import FOOTER_BYTES, HEAD_BYTES, Footer, decode_footer, decode_head, encode_head
 from staddle.data.plain import unmsgpack
-from staddle.errors import StaddleError
+from staddle.errors import Corrupt, StaddleError
 
 make = load_file("golden_make", os.path.join(TESTS, "golden", "make.py"))
 rescue = load_file(
@@ -106,16 +108,26 @@ def _chunk_seeds() -> list[bytes]:
     return [len(raw).to_bytes(4, "big") + compress(raw) for raw in (b"a", bytes(70_000), os.urandom(300))]
 
 
-def _sealed(blob: bytes) -> None:
-    for kind, own in (
-        (Kind.MANIFEST, make.MANIFEST_ID),
-        (Kind.SEAL, make.SEAL_ID),
-        (Kind.JOURNAL, make.JOURNAL_ID),
-    ):
-        try:
-            sealed.open_object(make.KEYS, kind, own, blob)
-        except StaddleError:
-            continue
+def _sealed(blob: bytes) -> str:
+    """As what its head says; what else it is opened as, it is not."""
+    kinds = {Kind.MANIFEST: make.MANIFEST_ID, Kind.SEAL: make.SEAL_ID, Kind.JOURNAL: make.JOURNAL_ID}
+    words = blob[8:16]
+    said = (
+        Kind.SEAL
+        if words.startswith(b"seal")
+        else Kind.MANIFEST
+        if words.startswith(b"man")
+        else Kind.JOURNAL
+    )
+    for kind, own in kinds.items():
+        if kind is not said:
+            try:
+                sealed.open_object(make.KEYS, kind, own, blob)
+            except StaddleError:
+                continue
+            raise AssertionError(f"{said} passes for {kind}")
+    sealed.open_object(make.KEYS, said, kinds[said], blob)
+    return said.value
 
 
 def _sealed_checked(blob: bytes) -> None:
@@ -143,8 +155,8 @@ def _manifest(plain: bytes) -> None:
 def _extra(data: bytes) -> None:
     try:
         unmsgpack(data, dict[str, Any])
-    except ValueError:
-        return
+    except ValueError as error:
+        raise Corrupt(str(error)) from None
 
 
 def _keyring_inside(plain: bytes) -> None:
@@ -189,16 +201,30 @@ def _rescue_object(data: bytes) -> None:
     rescue.unseal(in_file(own.hex() + "0" * 16, data), kind, keys)
 
 
+def _rescue_object_inside(plain: bytes) -> None:
+    """A body of any bytes, sealed by who has the key."""
+    made = sealed.seal_object(
+        Kind.MANIFEST, make.MANIFEST_ID, plain, make.KEYS, key=OBJECT_KEY, wrap_nonce=bytes(NONCE_BYTES)
+    )
+    _rescue_object(b"".join(made.parts))
+    sealed.open_object(make.KEYS, Kind.MANIFEST, make.MANIFEST_ID, b"".join(made.parts))
+
+
 def _rescue_msgpack(data: bytes) -> None:
     rescue.unmsgpack(data)
 
 
 def _rescue_manifest(data: bytes) -> None:
+    """Rows are made into nothing. What is told of damaged ones is in words for people."""
     body = rescue.unmsgpack(data)[0]
     one = object.__new__(rescue.Rescue)
     one.to, one.links, one.dirs = b"/nonexistent", [], []
     one.entry = lambda path, meta, chunks, pieces: None
-    rescue.Rescue.manifest(one, body, b"")
+    rescue.warnings.clear()
+    with contextlib.redirect_stderr(io.StringIO()):
+        rescue.Rescue.manifest(one, body, b"")
+    for warning in rescue.warnings:
+        assert warning.endswith(": damaged, or not possible on this system"), warning
 
 
 _TEXT = [
@@ -219,8 +245,9 @@ _FIELDS = [
     b"\xb2: ",
 ]
 _OBJECTS = lambda: [golden(name) for name in ("manifest", "seal", "journal")]  # noqa: E731 - a table's entry
-_MANIFEST = functools.cache(lambda: [_plain(Kind.MANIFEST, make.MANIFEST_ID, "manifest")])
+MANIFEST_SEEDS = functools.cache(lambda: [_plain(Kind.MANIFEST, make.MANIFEST_ID, "manifest")])
 _ANY = (Exception, SystemExit)
+_DAMAGE = (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, struct.error)
 
 TARGETS = [
     Target("container", _container, lambda: [golden("container-aes"), golden("container-chacha")]),
@@ -230,7 +257,7 @@ TARGETS = [
     Target("sealed", _sealed, _OBJECTS, words=_FIELDS),
     Target("sealed-checked", _sealed_checked, _OBJECTS, words=_FIELDS),
     Target("head", _head, lambda: [golden("container-aes")[: HEAD_BYTES - _CHECK]], "text", words=_FIELDS),
-    Target("manifest", _manifest, _MANIFEST, "msgpack"),
+    Target("manifest", _manifest, MANIFEST_SEEDS, "msgpack"),
     Target(
         "extra", _extra, lambda: [msgspec.msgpack.encode({"xattr": {b"a": b"b"}, "rdev": [1, 3]})], "msgpack"
     ),
@@ -255,8 +282,9 @@ TARGETS = [
     Target(
         "rescue-object", _rescue_object, lambda: [golden("container-aes"), golden("manifest")], expected=_ANY
     ),
-    Target("rescue-msgpack", _rescue_msgpack, _MANIFEST, "msgpack", _ANY),
-    Target("rescue-manifest", _rescue_manifest, _MANIFEST, "msgpack", _ANY),
+    Target("rescue-object-inside", _rescue_object_inside, MANIFEST_SEEDS, "msgpack", _ANY),
+    Target("rescue-msgpack", _rescue_msgpack, MANIFEST_SEEDS, "msgpack", _ANY),
+    Target("rescue-manifest", _rescue_manifest, MANIFEST_SEEDS, "msgpack", _DAMAGE),
     Target(
         "rescue-key",
         lambda data: rescue.parse_recovery_key(data.decode("utf-8", "replace")),

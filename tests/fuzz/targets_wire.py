@@ -6,6 +6,9 @@ import asyncio
 import functools
 import hashlib
 import hmac
+import importlib
+import pkgutil
+import re
 import tempfile
 import warnings
 from typing import Any
@@ -16,11 +19,13 @@ from targets import Target, golden, msgpack_samples
 
 from staddle.api.transport import Peer
 from staddle.daemon.agent.context import AgentContext, Role
+from staddle.data.crypto import DomainKeys
 from staddle.data.entries import EntriesError
 from staddle.data.records import FilesRecord, decode_record
 from staddle.dedup.ownermap import OwnerMap
 from staddle.engine.messages import AgentToClient, Flush, Ticket
 from staddle.errors import StaddleError
+from staddle.wire import join, ops
 from staddle.wire.assembly import Assembler
 from staddle.wire.frames import (
     BODY_BYTES_MAX,
@@ -45,7 +50,7 @@ from staddle.wire.messages import (
     unpack_error,
     unpack_hello,
 )
-from staddle.wire.ops import admin, agents, catalog, data, jobs, reading
+from staddle.wire.ops.agents import EpochProof
 from staddle.wire.ops.base import Operation
 from staddle.wire.ops.reading import ReadTicket
 from staddle.wire.pki import (
@@ -63,8 +68,8 @@ from staddle.wire.unix import parse_unix_url
 
 OPERATIONS: list[Operation[Any, Any]] = [
     each
-    for module in (admin, agents, catalog, data, jobs, reading)
-    for each in vars(module).values()
+    for module in sorted(pkgutil.iter_modules(ops.__path__))
+    for each in vars(importlib.import_module(f"{ops.__name__}.{module.name}")).values()
     if isinstance(each, Operation)
 ]
 HELLO = encode_head(FrameType.HELLO, meta=pack(Hello(name="c", role="client")))
@@ -159,12 +164,12 @@ def _handlers() -> Handlers:
     return made
 
 
-def _link(stream: bytes) -> None:
+def _link(stream: bytes) -> str:
     """A whole accepting link: whatever comes, it ends its link or goes on, and no callback fails."""
     loop = _loop()
     _troubles.clear()
 
-    async def work() -> None:
+    async def work() -> str:
         link = Link(
             _Here(), Hello(name="m", role="manager"), _handlers(), accepting=True, limits=LinkLimits()
         )
@@ -177,12 +182,15 @@ def _link(stream: bytes) -> None:
             link.buffer_updated(count)
             at += count
             await asyncio.sleep(0)
+        ended = link.error
         link.connection_lost(None)
         await link._server.drain(1.0)
         assert not link.channels._channels
+        return re.sub(r"[0-9]+", "N", str(ended))[:60]
 
-    loop.run_until_complete(work())
+    ended = loop.run_until_complete(work())
     assert not _troubles, _troubles
+    return ended
 
 
 def _link_seeds() -> list[bytes]:
@@ -208,12 +216,21 @@ def _bodies(kinds: list[Any], data: bytes) -> None:
         unpack(data[1:], kinds[data[0] % len(kinds)])
 
 
+def _requests(data: bytes) -> None:
+    """Likewise an operation's arguments, with what it checks before its handler runs."""
+    if data:
+        number = data[0] % len(REQUESTS)
+        args = unpack(data[1:], REQUESTS[number])
+        if number < len(OPERATIONS) and (check := OPERATIONS[number].check) is not None:
+            check(args)
+
+
 def _body_seeds(kinds: list[Any]) -> list[bytes]:
     return [bytes([number]) + each for number, kind in enumerate(kinds) for each in msgpack_samples(kind)]
 
 
-REQUESTS = [operation.request for operation in OPERATIONS]
-REPLIES = [operation.reply for operation in OPERATIONS]
+REQUESTS = [*(operation.request for operation in OPERATIONS), join.SignRequest]
+REPLIES = [*(operation.reply for operation in OPERATIONS), join.CaAnswer, join.SignAnswer, DomainKeys]
 META = [RequestMeta, ReplyMeta]
 
 
@@ -272,12 +289,13 @@ def _ticket(signed: bytes) -> None:
 
 
 def _ticket_inside(blob: bytes) -> None:
-    kind = ReadTicket if blob[:1] == b"r" else Ticket
+    kind = {b"r": ReadTicket, b"e": EpochProof}.get(blob[:1], Ticket)
     _agent().opened(SIGNER.sign(blob[1:]), kind)
 
 
 def _ticket_seeds() -> list[bytes]:
     found = [b"t" + each for each in msgpack_samples(Ticket)]
+    found += [b"e" + each for each in msgpack_samples(EpochProof)]
     return found + [b"r" + each for each in msgpack_samples(ReadTicket)]
 
 
@@ -329,12 +347,16 @@ def _certificate(pem: bytes) -> None:
 
 
 def _urls(data: bytes) -> None:
-    text = _text(data)
+    text, last = _text(data), None
     for parse in (parse_tcp_url, parse_unix_url, lambda each: identity_of([each])):
         try:
             parse(text)
-        except StaddleError:
-            continue
+        except StaddleError as error:
+            last = error
+        else:
+            return
+    assert last is not None
+    raise last
 
 
 _WORDS = [kind.to_bytes(1, "big") for kind in range(12)] + [
@@ -344,7 +366,7 @@ _WORDS = [kind.to_bytes(1, "big") for kind in range(12)] + [
 TARGETS = [
     Target("frames", _frames, _frame_seeds, words=_WORDS),
     Target("link", _link, _link_seeds, words=_WORDS),
-    Target("requests", functools.partial(_bodies, REQUESTS), lambda: _body_seeds(REQUESTS), "tagged"),
+    Target("requests", _requests, lambda: _body_seeds(REQUESTS), "tagged"),
     Target("replies", functools.partial(_bodies, REPLIES), lambda: _body_seeds(REPLIES), "tagged"),
     Target("meta", functools.partial(_bodies, META), lambda: _body_seeds(META), "tagged"),
     Target("hello", unpack_hello, lambda: msgpack_samples(Hello), "msgpack"),

@@ -17,7 +17,14 @@ from targets import all_targets
 TARGETS = all_targets()
 REGRESSIONS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "regressions")
 INPUTS = 400
-SLOW = {"cli": 30, "rescue-manifest": 200}
+SLOW = {
+    "cli": 100,
+    "restore": 100,
+    "restore-one": 200,
+    "rescue-manifest": 200,
+    "rescue-object-inside": 100,
+    "sql": 150,
+}
 
 values = st.recursive(
     st.none()
@@ -42,7 +49,7 @@ def test_seeds_are_sound_inputs(name):
     outcomes = {judge(target, data) for data in target.seeds()}
     assert all(found is None for _, found in outcomes), outcomes
     if name not in {"cli", "certificate"}:
-        assert "accepted" in {outcome for outcome, _ in outcomes}, outcomes
+        assert any(outcome.startswith("accepted") for outcome, _ in outcomes), outcomes
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -79,10 +79,10 @@ class Lab:
         shutil.copytree(self.home, self.warm)
         self.must("up", "--home", self.home)
 
-    def new_home(self, change=None, *, used=False):
+    def new_home(self, change=None, *, used=False, home=None):
         """A grid of its own that has never been up, or was `used`; `change` rewrites its staddle.toml."""
         self.homes += 1
-        home = self.path(f"home-{self.homes}")
+        home = home or self.path(f"home-{self.homes}")
         shutil.copytree(self.warm if used else self.cold, home)
         file = home_paths(home).config_file
         with open(file, encoding="utf-8") as handle:
@@ -205,6 +205,7 @@ class Lab:
         text = re.sub(r"\b[0-9a-f]{16}\b", "NUMBER", text)
         text = re.sub(r"installed: [\w, ]+", "installed: ALL", text)
         text = re.sub(r"\bpid \d+", "pid PID", text)
+        text = re.sub(r"x{80,}", "LONG", text)
         return re.sub(r"\b\d+ of \d+ bytes", "N of N bytes", text)
 
 
@@ -252,6 +253,23 @@ def small_disk(lab, size):
         subprocess.run(["umount", "-l", where], check=True, timeout=30)
 
 
+def fill(where):
+    """Take all the room that a file system has, to the last byte."""
+    descriptor = os.open(os.path.join(where, "filler"), os.O_CREAT | os.O_WRONLY)
+    try:
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(descriptor, bytes(size))
+    finally:
+        os.close(descriptor)
+
+
+def first_line(said):
+    """Of several lines about several files the first one."""
+    return Said(said.code, said.err.partition("\n")[0] + "\n", "")
+
+
 def port_of(home, part="manager"):
     settings = load(home)
     url = settings.manager.listen if part == "manager" else settings.agent[part].listen
@@ -280,6 +298,8 @@ __all__ = [
     "NOBODY",
     "Lab",
     "Said",
+    "fill",
+    "first_line",
     "free_port",
     "listening",
     "port_of",

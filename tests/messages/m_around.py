@@ -60,6 +60,16 @@ def a_plugin_that_is_not_installed(lab):
 
 
 @around(1, "standard output: no space left on device", "make room, then the same command again", root=True)
+def lines_of_a_restore_to_a_full_disk(lab):
+    """What `restore --verbose` prints goes to a disk that is full: all is restored."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        words = ["restore", "1", "-v", "--to", lab.path("verbose"), "--home", lab.home]
+        said = lab.process(*words, stdout=full)
+    assert os.path.isfile(lab.path("verbose") + os.path.join(lab.source, "letters", "letter-2"))
+    return said
+
+
+@around(1, "standard output: no space left on device", "make room, then the same command again", root=True)
 def output_to_a_full_disk(lab):
     """The output goes to a disk that is full."""
     with open("/dev/full", "w", encoding="utf-8") as full:

@@ -150,3 +150,100 @@ def a_client_name_that_is_none(lab):
 def a_demo_of_nothing(lab):
     """`demo` with a tree that does not exist."""
     return lab.run("demo", "--source", lab.path("nowhere"))
+
+
+@command_line(2, "invalid value for '--home': it is empty", "see `staddle prune --help`", code="USAGE")
+def an_empty_home(lab):
+    """`--home` with a variable that is not set."""
+    return lab.run("prune", "1", "--home", "", "--yes")
+
+
+@command_line(
+    2,
+    "a PATH is empty, or holds NUL",
+    "name a path; `.` is the directory you are in",
+    code="USAGE",
+)
+def an_empty_path(lab):
+    """A path to back up that is empty: a variable that is not set."""
+    return lab.run("backup", "", "--name", "letters", "--home", lab.home)
+
+
+@command_line(2, "invalid value for '--to': it is empty", "see `staddle restore --help`", code="USAGE")
+def an_empty_target(lab):
+    """A target of a restore that is empty."""
+    return lab.run("restore", "1", "--to", "", "--home", lab.home)
+
+
+@command_line(
+    2,
+    "--name 'LONG'… is no name for a backup",
+    "take at most 256 characters, none of them a control",
+    code="USAGE",
+)
+def a_name_that_is_too_long(lab):
+    """A backup's name that is too long."""
+    return lab.run("backup", lab.source, "--name", "x" * 300, "--home", lab.home)
+
+
+@command_line(
+    2,
+    "--name 'two\\nlines' is no name for a backup",
+    "take at most 256 characters, none of them a control",
+    code="USAGE",
+)
+def a_name_of_two_lines(lab):
+    """A backup's name with a line break."""
+    return lab.run("backup", lab.source, "--name", "two\nlines", "--home", lab.home)
+
+
+@command_line(
+    2,
+    "invalid value for 'JOB': '99999999999999999999' is no number from 1 up",
+    "see `staddle job show --help`",
+    code="USAGE",
+)
+def a_number_that_nothing_has(lab):
+    """A job's number that is too large to be one."""
+    return lab.run("job", "show", "9" * 20, "--home", lab.home)
+
+
+@command_line(
+    2,
+    "cannot read the list of files 'DIR/no-list': no such file or directory",
+    "name a file that exists and can be read",
+    code="USAGE",
+)
+def a_list_that_is_not_there(lab):
+    """`--files-from` of a file that does not exist."""
+    return lab.run("backup", "--files-from", lab.path("no-list"), "--name", "letters", "--home", lab.home)
+
+
+@command_line(
+    2, "pattern 'a/[b' has '[' without ']'", "write \\[ for a bracket that stands for itself", code="USAGE"
+)
+def a_pattern_of_a_restore_that_is_none(lab):
+    """A pattern of `restore --include` with an open bracket."""
+    return lab.run("restore", "1", "--include", "a/[b", "--to", lab.path("new"), "--home", lab.home)
+
+
+@command_line(
+    2,
+    "give one of --to, --in-place and --onto",
+    "`--to DIR` restores below a directory, `--in-place` to the original paths",
+    code="USAGE",
+)
+def a_restore_to_nowhere(lab):
+    """A restore that is not told where to."""
+    return lab.run("restore", "1", "--home", lab.home)
+
+
+@command_line(
+    2,
+    "--delete removes files that the backup has not",
+    "look with --dry-run first, then confirm with --yes",
+    code="USAGE",
+)
+def a_delete_without_yes(lab):
+    """`restore --delete` without `--yes`."""
+    return lab.run("restore", "1", "--delete", "--to", lab.path("new"), "--home", lab.home)

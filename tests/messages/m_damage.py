@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 
+import blake3
 import duckdb
+import msgspec
 
 from staddle.catalog import logformat
 from staddle.config import home_paths
+from staddle.data import envelope
 
-from .lab import LIMIT_S
+from .lab import LIMIT_S, Said, first_line
 from .mistake import group
 
 damage = group("Damage and newer formats")
@@ -154,6 +157,51 @@ def a_newer_catalog(lab):
     return up(lab, home)
 
 
+def renewed(lab, home):
+    """`up`, which must work; and what the catalog's log says of it."""
+    lab.must("up", "--home", home)
+    lab.must("catalog", "verify", "--home", home)
+    assert lab.must("ls", "--home", home).out.startswith("1\tletters\t")
+    with open(os.path.join(home, "log", "catalog.jsonl"), "rb") as file:
+        said = [msgspec.json.decode(line) for line in file]
+    lab.must("down", "--home", home)
+    [text] = [line["message"] for line in said if line["level"] == "ERROR"]
+    return Said(0, text + "\n", "")
+
+
+@damage(
+    0,
+    (
+        'catalog HOME/manager/catalog.duckdb: IO Error: The file "HOME/manager/catalog.duckdb" exists, but '
+        "it is not a valid DuckDB database file!; it is set aside, and made again from the op-log"
+    ),
+    "",
+    stdout=True,
+)
+def a_damaged_catalog(lab):
+    """The catalog is damaged: the manager starts; in log/manager.out."""
+    home = lab.new_home(used=True)
+    write_at(home_paths(home).catalog, 0, b"x" * 4096)
+    return renewed(lab, home)
+
+
+@damage(
+    0,
+    (
+        "catalog HOME/manager/catalog.duckdb has version 0, this release writes 1; it is set aside, and "
+        "made again from the op-log"
+    ),
+    "",
+    stdout=True,
+)
+def an_older_catalog(lab):
+    """The catalog was written by an older release: the manager starts; in log/manager.out."""
+    home = lab.new_home(used=True)
+    with duckdb.connect(home_paths(home).catalog) as database:
+        database.execute("UPDATE projection SET schema_version = 0")
+    return renewed(lab, home)
+
+
 @damage(
     11,
     (
@@ -189,3 +237,58 @@ def a_damaged_authority(lab):
     with open(os.path.join(home_paths(home).pki, "ca", "ca.key"), "wb") as file:
         file.write(b"no key")
     return up(lab, home)
+
+
+def of_tomorrow(home, kind, word):
+    """Make the one object of a kind on the medium one of the next format version, as its release would."""
+    found = glob.glob(os.path.join(home_paths(home).medium("m1"), kind, "**"), recursive=True)
+    [path] = [each for each in found if os.path.isfile(each)]
+    os.chmod(path, 0o600)
+    with open(path, "rb") as file:
+        data = file.read()
+    footer = envelope.decode_footer(data[-envelope.FOOTER_BYTES :], len(data), word, 1)
+    begin, end = b"\ncheck: ", data.index(b"\ncheck: ")
+    head = data[:end].replace(f"STADDLE {word} 1\n".encode(), f"STADDLE {word} 2\n".encode(), 1)
+    head += begin + envelope.checksum(head).hex().encode() + b"\n"
+    body = head + data[envelope.HEAD_BYTES : -envelope.FOOTER_BYTES]
+    with open(path, "wb") as file:
+        file.write(body)
+        file.write(msgspec.structs.replace(footer, version=2, digest=blake3.blake3(body).digest()).encode())
+
+
+def restored(lab, kind, word, *paths):
+    home = lab.new_home(used=True)
+    of_tomorrow(home, kind, word)
+    lab.must("up", "--home", home)
+    target = lab.path(f"restored-{word}")
+    said = lab.call("restore", "1", *paths, "--to", target, "--home", home)
+    lab.must("down", "--home", home)
+    return first_line(said)
+
+
+@damage(
+    13,
+    (
+        "error: DIR/source/letters/letter-0: container GRID can't be read from any copy: on medium m1: "
+        "NEWER_FORMAT: container GRID: format 2, and this release reads up to 1"
+    ),
+    "",
+    stdout=True,
+)
+def a_newer_container(lab):
+    """Stored data was written by a newer release: a line for each file."""
+    return restored(lab, "c0", "container", os.path.join(lab.source, "letters", "letter-0"))
+
+
+@damage(
+    13,
+    (
+        "error: part 1 of the backup can't be read, nor what it names: manifest GRID: format 2, and this "
+        "release reads up to 1; use a newer release of Staddle"
+    ),
+    "",
+    stdout=True,
+)
+def a_newer_manifest(lab):
+    """The list of stored files was written by a newer release."""
+    return restored(lab, "f0", "manifest")

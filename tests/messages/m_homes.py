@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 
-from .lab import NOBODY, replace, small_disk
+from staddle.config import home_paths
+
+from .lab import NOBODY, fill, replace, small_disk
 from .mistake import group
 
 home = group("The home")
@@ -114,6 +117,68 @@ def no_room_for_a_home(lab):
     """`init` on a disk that is full."""
     with small_disk(lab, "64k") as where:
         return lab.run("init", "--home", os.path.join(where, "grid"))
+
+
+@home(1, "DIR/LONG: file name too long", "name a shorter path", code="FAILED")
+def a_home_with_too_long_a_name(lab):
+    """`init` of a path that the file system can't hold."""
+    return lab.run("init", "--home", lab.path("x" * 256))
+
+
+@home(
+    1,
+    "manager did not start: no space left on device, not even for its log in DIR/disk-4m/home/log",
+    "its log is DIR/disk-4m/home/log/manager.out",
+    root=True,
+)
+def a_home_on_a_full_disk(lab):
+    """`up` of a home on a disk that is full."""
+    with small_disk(lab, "4m") as where:
+        home = lab.new_home(home=os.path.join(where, "home"))
+        fill(where)
+        return lab.run("up", "--home", home, as_json=False)
+
+
+@home(
+    0,
+    "a manager of this grid answers at tcp://127.0.0.1:PORT, but none was started from HOME",
+    "is this a copy of another home? two must not be used at once",
+)
+def a_copy_of_a_home(lab):
+    """`status` of a copy of a home, while the grid of the other one is up."""
+    home = lab.new_home()
+    shutil.copy(home_paths(lab.home).config_file, home_paths(home).config_file)
+    shutil.rmtree(home_paths(home).pki)
+    shutil.copytree(home_paths(lab.home).pki, home_paths(home).pki)
+    return lab.run("status", "--home", home, as_json=False)
+
+
+@home(10, "DIR/nowhere/staddle.toml does not exist", "make a grid with `staddle init`, or set STADDLE_HOME")
+def a_daemon_without_a_home(lab):
+    """`daemon manager` of a directory without a grid: it makes nothing there."""
+    said = lab.run("daemon", "manager", "--home", lab.path("nowhere"), as_json=False)
+    assert not os.path.exists(lab.path("nowhere"))
+    return said
+
+
+@home(
+    13,
+    "HOME/run/manager.json is damaged: manager runs, but which process it is can't be told",
+    "end manager of this home by hand, then `staddle up`",
+    code="CORRUPT",
+)
+def a_run_file_of_another_process(lab):
+    """The file that names the manager's process names another one: no signal is sent to it."""
+    path = os.path.join(home_paths(lab.home).run, "manager.json")
+    with open(path, "rb") as file:
+        kept = file.read()
+    try:
+        with open(path, "wb") as file:
+            file.write(re.sub(rb'"pid":\d+', b'"pid":%d' % os.getpid(), kept))
+        return lab.run("status", "--home", lab.home)
+    finally:
+        with open(path, "wb") as file:
+            file.write(kept)
 
 
 @toml(

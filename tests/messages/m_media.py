@@ -5,11 +5,15 @@ import os
 import shutil
 import time
 
-from staddle.config import home_paths
+from staddle.api.media import Deadline
+from staddle.config import home_paths, load
 from staddle.daemon import runfiles
+from staddle.daemon.agent.media import build
+from staddle.errors import StaddleError
 from staddle.platform import process
+from staddle.plugins import PluginRegistry
 
-from .lab import IS_ROOT, Said
+from .lab import IS_ROOT, NOBODY, Said
 from .mistake import group
 
 media = group("Media")
@@ -24,6 +28,7 @@ KINDS = [
     "unmounted",
     "readonly",
     "missing",
+    "faulty",
 ]
 _WAIT_S = 60.0
 
@@ -41,7 +46,7 @@ def _tables(text):
     found = []
     for name in KINDS:
         plugin = "drectory" if name == "missing" else "directory"
-        options = "mount = true\n" if name == "unmounted" else ""
+        options = {"unmounted": "mount = true\n", "faulty": 'fault_file = "faults.json"\n'}.get(name, "")
         if plugin == "directory":
             options += f'path = "media/{name}"\n'
         found.append(f'\n[medium.{name}]\nplugin = "{plugin}"\n{options}')
@@ -69,6 +74,8 @@ def _sick(lab):
             text = change(file.read())
             file.seek(0)
             file.write(text)
+    with open(os.path.join(home, "faults.json"), "w", encoding="utf-8") as file:
+        file.write('[{"op": "putt"}]')
     if IS_ROOT:
         lab.mount(place(home, "readonly"), "size=8m,ro")
     lab.call("up", "--home", home)
@@ -176,6 +183,39 @@ def a_read_only_medium(lab):
 def a_plugin_that_is_missing(lab):
     """`status`: the medium's plugin is not installed."""
     return seen(lab, "missing")
+
+
+@media(
+    0,
+    "medium faulty: fault file HOME/faults.json: Invalid enum value 'putt' - at `$[0].op`",
+    "correct it, or remove it: docs/plugins.md",
+)
+def a_fault_file_that_is_none(lab):
+    """`status`: a medium's `fault_file`, for drills, holds a rule that does not exist."""
+    return seen(lab, "faulty")
+
+
+@media(
+    0,
+    "medium m1: read the label of HOME/media/m1: Permission denied",
+    "the agent's user must own the directory",
+    root=True,
+)
+def a_medium_of_another_user(lab):
+    """The medium's directory belongs to another user than the agent's; in the agent's log."""
+    home = lab.new_home(used=True)
+    medium = build(load(home), "a1", PluginRegistry()).media["m1"]
+    os.chmod(home, 0o755)
+    os.chmod(os.path.dirname(place(home, "m1")), 0o755)
+    os.seteuid(NOBODY)
+    try:
+        medium.read_label(Deadline(30.0))
+    except StaddleError as error:
+        return Said(0, "", f"staddle: medium m1: {error}\n")
+    finally:
+        os.seteuid(0)
+        medium.close()
+    return Said(0, "", "")
 
 
 @media(

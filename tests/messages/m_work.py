@@ -17,6 +17,14 @@ def a_path_that_does_not_exist(lab):
     return lab.run("backup", lab.path("nowhere"), "--name", "letters", "--home", lab.home)
 
 
+@backup(
+    4, "cannot back up 'DIR/gone': no such file or directory", "name a path that exists", code="NOT_FOUND"
+)
+def one_of_two_paths_is_gone(lab):
+    """Of several paths one does not exist, or no longer: nothing is backed up."""
+    return lab.run("backup", lab.source, lab.path("gone"), "--name", "letters", "--home", lab.home)
+
+
 @backup(4, "there is no pool 'mian'", "pools: main", code="NOT_FOUND")
 def an_unknown_pool(lab):
     """A pool that does not exist."""
@@ -76,6 +84,50 @@ def a_restore_into_nothing(lab):
     """The target of a restore can't be made."""
     target = os.path.join(lab.source, "letters", "letter-0", "below")
     return lab.run("restore", "1", "--to", target, "--home", lab.home)
+
+
+def read_only(lab):
+    """A directory on a file system that is mounted read-only."""
+
+    def mounted():
+        where = lab.path("readonly")
+        os.makedirs(where)
+        lab.mount(where, "size=1m,ro")
+        return where
+
+    return lab.once("read-only", mounted)
+
+
+@restore(
+    1,
+    "cannot restore to 'DIR/readonly/new': read-only file system",
+    "name a directory you can write",
+    code="FAILED",
+    root=True,
+)
+def a_restore_to_a_read_only_disk(lab):
+    """A new target of a restore on a file system that is read-only."""
+    return lab.run("restore", "1", "--to", os.path.join(read_only(lab), "new"), "--home", lab.home)
+
+
+@restore(
+    1,
+    "cannot go on restoring to 'DIR/readonly': read-only file system",
+    "mount it for writing, or restore to another directory",
+    code="FAILED",
+    root=True,
+)
+def a_restore_into_a_read_only_directory(lab):
+    """The target of a restore is there, and read-only."""
+    return lab.run("restore", "1", "--to", read_only(lab), "--home", lab.home)
+
+
+@restore(
+    2, "'99999999999999999999' is no backup", "give its number (`staddle ls`), or `latest`", code="USAGE"
+)
+def a_backup_number_that_nothing_has(lab):
+    """A backup's number that is too large to be one."""
+    return lab.run("restore", "9" * 20, "--to", lab.path("new"), "--home", lab.home)
 
 
 @restore(4, "there is no backup 99", "`staddle ls` shows them", code="NOT_FOUND")

@@ -53,6 +53,19 @@ if sys.platform != "win32":
         assert done.returncode == code
         assert b"Traceback" not in done.stderr
 
+    def test_ctrl_c_while_it_starts_ends_with_130_and_one_line():
+        words = [sys.executable, "-X", "importtime", "-m", "staddle", "plugin", "list"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
+            while line := starting.stderr.readline():
+                if line.endswith(" click.globals\n"):
+                    starting.send_signal(signal.SIGINT)
+                    break
+            out, err = starting.communicate(timeout=LIMIT_S)
+        said = [line for line in err.splitlines() if not line.startswith("import time:")]
+        # It may have been quick enough to end before.
+        assert (starting.returncode, said) in [(130, ["staddle: interrupted"]), (0, [])]
+        assert not out or starting.returncode == 0
+
     def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
         authority = make_ca(str(tmp_path / "ca"), b"g" * 16)
         token = create_token(authority, "laptop", "client", time.time_ns() + 10**12)
@@ -138,10 +151,31 @@ def test_a_name_of_a_file_can_not_command_the_terminal(capsys):
 
 if os.path.exists("/dev/full"):
 
-    def test_output_that_can_not_be_written_is_an_error():
+    @pytest.mark.parametrize(("words", "code"), [([], 2), (["job"], 2), (["bakup"], 2), (["--help"], 0)])
+    def test_errors_that_can_not_be_written_change_no_exit_code(words, code):
         with open("/dev/full", "wb") as full:
             done = subprocess.run(
-                [*STADDLE, "plugin", "list"],
+                [*STADDLE, *words], stdout=subprocess.PIPE, stderr=full, timeout=LIMIT_S, check=False
+            )
+        assert done.returncode == code
+
+    def test_output_as_json_that_can_not_be_written_is_told_as_json():
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [*STADDLE, "plugin", "list", "--json"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=LIMIT_S,
+                check=False,
+            )
+        document = json.loads(done.stderr)
+        assert (done.returncode, document["message"]) == (1, "standard output: no space left on device")
+
+    @pytest.mark.parametrize("words", [["plugin", "list"], ["plugin", "list", "--help"], ["--version"]])
+    def test_output_that_can_not_be_written_is_an_error(words):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [*STADDLE, *words],
                 stdout=full,
                 stderr=subprocess.PIPE,
                 timeout=LIMIT_S,

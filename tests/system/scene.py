@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+from staddle.daemon import runfiles
 from staddle.demo.compare import differences
 from staddle.demo.grid import RealGrid, ask
 from staddle.demo.run import rescue_script
@@ -132,9 +133,23 @@ def throttled(text, *, copies=None, rate=RATE_BYTES_PER_S, deadline_s=None, wait
 class Scene:
     """A grid that is up, a source tree, and a seed that decides when and where it hurts."""
 
-    def __init__(self, where, seed, *, agents=3, size_bytes=40 << 20, edit=str, environment=None, **settings):
-        """Args: edit: changes the text of the configuration. environment: of all processes. settings: see
-        `throttled`."""
+    def __init__(
+        self,
+        where,
+        seed,
+        *,
+        agents=3,
+        size_bytes=40 << 20,
+        edit=str,
+        environment=None,
+        ground=None,
+        **settings,
+    ):
+        """Args: edit: changes the text of the configuration. environment: of all processes. ground: has both,
+        and what the faults of a nemesis need. settings: see `throttled`."""
+        self.ground = ground
+        if ground is not None:
+            edit, environment = ground.edit, ground.cages.environment
         self.where = str(where)
         self.rng = random.Random(seed)
         self._size_bytes = size_bytes
@@ -167,8 +182,9 @@ class Scene:
 
     def __exit__(self, *error):
         try:
-            if self.running is not None and self.running.process.poll() is None:
-                self.running.process.kill()
+            if self.running is not None:
+                if self.running.process.poll() is None:
+                    self.running.process.kill()
                 self.running.wait()
             self._tell()
         finally:
@@ -184,6 +200,22 @@ class Scene:
             if name.endswith(".out"):
                 with open(os.path.join(log, name), encoding="utf-8", errors="replace") as file:
                     print(f"--- {name}", "".join(file.readlines()[-40:]), sep="\n")
+
+    def pids(self):
+        """Each daemon with its processes; none for one that does not run."""
+        for part in ("manager", *(f"agent-{name}" for name in self.agents)):
+            run = runfiles.running(self.grid.home, part)
+            yield part, {run.pid, *run.pids} if run is not None else set()
+
+    def check_logs(self):
+        """No daemon has met what nobody had thought of."""
+        log = os.path.join(self.grid.home, "log")
+        for name in sorted(os.listdir(log)):
+            if name.endswith(".out"):
+                with open(os.path.join(log, name), encoding="utf-8", errors="replace") as file:
+                    said = file.read()
+                at = said.find("Traceback")
+                assert at < 0, f"{name}: {said[max(0, at - 500) : at + 4000]}"
 
     def await_media(self, *, gone=(), limit_s=30.0):
         """Until all media but those are up."""

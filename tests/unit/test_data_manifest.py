@@ -219,6 +219,17 @@ def test_a_manifest_that_points_outside_its_tables_is_corrupt():
             manifest.decode(variant(**bad), what="manifest 5")
 
 
+def test_a_manifest_whose_rows_share_chunks_cannot_make_its_readers_take_memory_without_bound(monkeypatch):
+    monkeypatch.setattr(manifest, "CHUNKS_MAX", 100)
+    rows, chunks = [([], b"%d" % at, {"type": EntryType.FILE}) for at in range(9)], 12
+    builder = ManifestBuilder(HEAD)
+    builder.container_index(b"c" * 16)
+    builder.add_chunks(np.zeros((chunks, 32), np.uint8), np.zeros(chunks), np.arange(chunks), np.ones(chunks))
+    builder.add_entries(build(rows), np.zeros(9), np.full(9, chunks))
+    with pytest.raises(Corrupt, match="more than 100 chunks in all"):
+        manifest.decode(builder.build(next=11))
+
+
 def test_a_newer_manifest_is_refused_as_newer_even_if_it_looks_different():
     later = msgspec.msgpack.encode({"head": {"version": 2}, "tables": []})
     with pytest.raises(NewerFormat, match="format 2"):

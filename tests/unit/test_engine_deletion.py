@@ -6,6 +6,7 @@ from enginekit import Bench, S, ident, thing
 from staddle.api.types import Kind, object_name
 from staddle.engine import gc, marks, ops
 from staddle.engine.commit import unusable
+from staddle.engine.found import FoundManifest
 from staddle.engine.jobs import (
     decide_cancel,
     decide_create_job,
@@ -16,7 +17,7 @@ from staddle.engine.messages import (
     CopyOf,
     CreateJob,
 )
-from staddle.engine.rebuild import FoundManifest, plan_rebuild
+from staddle.engine.rebuild import plan_rebuild
 from staddle.engine.state import GridState
 from staddle.engine.tables import BackupState
 from staddle.errors import Denied, NotFound

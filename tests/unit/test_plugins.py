@@ -134,6 +134,31 @@ BROKEN = {
         "API_VERSION",
         "built for API version",
     ),
+    "a version that is no number": (
+        GOOD.format(name="bad").replace("=API_VERSION", "='1'"),
+        "RESULT",
+        "api_version",
+    ),
+    "no version": (GOOD.format(name="bad").replace('"1"', "None"), "RESULT", "version"),
+    "a summary that is none": (GOOD.format(name="bad").replace('"of a test"', "[1]"), "RESULT", "summary"),
+    "a name that is none": (GOOD.format(name="bad").replace('name="bad"', "name=5"), "RESULT", "name"),
+    "nothing to load": (GOOD.format(name="bad").replace("lambda: None", "None"), "RESULT", "load"),
+    "endless": (
+        (
+            "import itertools\nfrom staddle import hookimpl\n@hookimpl\ndef staddle_media(): "
+            "return itertools.repeat('s3')"
+        ),
+        "RESULT",
+        "str",
+    ),
+    "an error without words": (
+        (
+            "from staddle import hookimpl\nclass E(Exception):\n    def __str__(self): raise SystemExit\n"
+            "@hookimpl\ndef staddle_media(): raise E"
+        ),
+        "HOOK_FAILED",
+        "E",
+    ),
     "older": (
         GOOD.format(name="bad").replace("=API_VERSION", "=API_VERSION - 1"),
         "API_VERSION",

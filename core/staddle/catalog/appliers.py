@@ -241,6 +241,7 @@ def _objects_imported(context: Context, op: ops.ObjectsImported) -> None:
 
 def _backup_imported(context: Context, op: ops.BackupImported) -> None:
     changes = context.changes
+    context.forget([op.backup])  # media that came back tell more of it
     common = {"client": op.client, "name": op.name, "roots": printable(op.roots), "pool": op.pool}
     job = {
         "job": op.job,
@@ -315,6 +316,7 @@ NOT_SHOWN: frozenset[type[ops.Op]] = frozenset(
         ops.OrphansDoomed,
         ops.OrphansRemoved,
         ops.BackupsForgotten,
+        ops.MediaUnread,
     }
 )
 """Ops that change nothing that SQL users see. A test asserts that every op is in one of the two."""

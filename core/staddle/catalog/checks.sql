@@ -30,12 +30,18 @@ SELECT backup, stream, ordinal, manifest
 FROM segments ANTI JOIN (SELECT object AS manifest FROM objects WHERE kind = 'manifest') USING (manifest);
 
 -- [segments that do not follow one another]
+-- (a rebuild leaves out what it could not find; streams that it has brought back were never assigned)
 SELECT backup, stream, ordinal
 FROM (
-    SELECT *, lag(next_seq, 1, 0) OVER w AS before, row_number() OVER w - 1 AS place
-    FROM segments WINDOW w AS (PARTITION BY backup, stream ORDER BY ordinal)
+    SELECT s.*, b.state, a.epoch,
+           lag(s.next_seq, 1, 0) OVER w AS before, row_number() OVER w - 1 AS place
+    FROM segments s
+    LEFT JOIN backups b ON b.backup = s.backup
+    LEFT JOIN streams a ON a.job = b.job AND a.stream = s.stream
+    WINDOW w AS (PARTITION BY s.backup, s.stream ORDER BY s.ordinal)
 )
-WHERE first_seq <> before OR ordinal <> place;
+WHERE first_seq < before OR ordinal < place
+   OR ((first_seq <> before OR ordinal <> place) AND NOT coalesce(state = 'incomplete' AND epoch = 0, FALSE));
 
 -- [seals that are no known object]
 SELECT backup, seal

@@ -29,7 +29,7 @@ from staddle.errors import Corrupt, Fenced, Locked, NewerFormat, NotFound, Stadd
 from staddle.platform.durable import datasync, fsync_dir
 
 SCHEMA_VERSION = 1
-MEMORY_BYTES = 256 << 20
+MEMORY_BYTES = 192 << 20
 THREADS = 2
 SPILL_BYTES_MAX = 4 << 30
 CHECKPOINT_BYTES = 256 << 20
@@ -86,6 +86,10 @@ class DuckCatalog(Browser):
     def applied_lsn(self) -> int:
         """The last LSN whose record is in the catalog, durably; 0 for none."""
         return self._lsn
+
+    def applied_epoch(self) -> int:
+        """The manager epoch that wrote that record; 0 for none."""
+        return self._epoch
 
     def apply(self, records: Sequence[Record]) -> None:
         """Apply in order, atomically; what is applied already is skipped.
@@ -296,6 +300,9 @@ class DuckCatalog(Browser):
             raise _unreadable(self._path, error) from error
         try:
             self._check_schema(connection)
+        except duckdb.Error as error:  # a database whose tables are not ours
+            connection.close()
+            raise _unreadable(self._path, error) from error
         except BaseException:
             connection.close()
             raise
@@ -312,12 +319,15 @@ class DuckCatalog(Browser):
             return
         if "projection" not in tables:
             raise Corrupt(f"{self._path} is a DuckDB file, but no catalog")
-        version = connection.execute("SELECT schema_version FROM projection").fetchall()[0][0]
+        row = connection.execute("SELECT schema_version FROM projection").fetchone()
+        version = row[0] if row else 0
         if version > SCHEMA_VERSION:
             raise NewerFormat(
                 f"catalog {self._path} has version {version}, this release reads up to {SCHEMA_VERSION}",
                 hint="start the release that wrote it, or remove the file: it is made again from the op-log",
             )
+        if version < SCHEMA_VERSION:
+            raise Corrupt(f"catalog {self._path} has version {version}, this release writes {SCHEMA_VERSION}")
 
     def _read_counters(self) -> None:
         self._epoch, self._lsn = self._rows("SELECT applied_epoch, applied_lsn FROM projection")[0]

@@ -7,7 +7,10 @@
 
 All integers are little-endian. A payload is the msgpack array of the records of **one write**, followed by
 one datasync; the next frame is written after that has returned. So a frame that is not whole can only be the
-last one, and a valid frame behind a broken one proves damage to what was acknowledged. A check is BLAKE3
+last one, and a valid frame behind a broken one proves damage to what was acknowledged. Damage to the last
+frame itself looks like a write that a crash cut short, and no mark in the log could tell: it would be
+written after the frame, and be missing as well. Whoever was told of the record (the catalog's file, a
+snapshot, the next term's file) is the proof, see `OpLog.check_holds`. A check is BLAKE3
 keyed with the file's random salt over the frame's offset, its length and its payload: neither another file's
 old blocks nor bytes that a client chose can pass for a frame.
 """

@@ -22,6 +22,7 @@ import msgspec
 from staddle.api.catalog import Record
 from staddle.catalog.latency import CommitLatency
 from staddle.catalog.logformat import (
+    DAMAGED_HINT,
     FRAME_BYTES_MAX,
     HEADER_BYTES,
     LogHeader,
@@ -32,7 +33,7 @@ from staddle.catalog.logformat import (
 )
 from staddle.catalog.logrecovery import LogFile, log_names, make_sure, read_records, scan_log
 from staddle.catalog.snapshots import Snapshot, newest_epoch, verified, write_snapshot
-from staddle.errors import ConfigError, Fenced, StaddleError, Unavailable, UsageError
+from staddle.errors import ConfigError, Corrupt, Fenced, StaddleError, Unavailable, UsageError
 from staddle.platform.durable import FILES, Files, make_directories
 
 SEGMENT_BYTES = 16 << 20
@@ -180,6 +181,29 @@ class OpLog:
             logs = [msgspec.structs.replace(log) for log in self._logs]
             upto = self._durable_lsn
         return read_records(logs, after_lsn, upto)
+
+    def check_holds(self, epoch: int, lsn: int) -> None:
+        """See that the log has the record that somebody was told of as durable.
+
+        A damaged last write can't be told from one that a crash cut short, and is cut off. Whoever knows more
+        than the log is left with is the proof that it was acknowledged.
+
+        Args:
+            epoch: of the record; 0 if it is not known.
+            lsn: of the record.
+
+        Raises:
+            Corrupt: it has no such record, or another epoch's in its place.
+        """
+        if lsn < self.first_lsn or lsn <= self._snapshot_lsn:
+            return  # a snapshot stands in for it
+        found = next(self.replay(lsn - 1), None) if lsn <= self._durable_lsn else None
+        if found is None or epoch not in {0, found.epoch}:
+            raise Corrupt(
+                f"op-log {self._directory}: record {lsn} of epoch {epoch} was acknowledged and is not there: "
+                "the end of the log is damaged",
+                hint=DAMAGED_HINT,
+            )
 
     def write_snapshot(self, lsn: int, state: bytes) -> None:
         """Keep the tier-1 state after record `lsn`, durably; the two newest are kept.

@@ -29,6 +29,7 @@ METHODS = frozenset(
         "files_lost",
         "find",
         "ingested",
+        "applied_epoch",
         "list_directory",
         "load_state",
         "manifests_of",

@@ -69,6 +69,8 @@ def run_query(
 
 def _first_words(error: duckdb.Error) -> str:
     """The database's message as one line, without the drawing of the query below it."""
+    if "Required module" in str(error):  # it would be for all time zones of the world
+        return "a time with a time zone can't be shown: cast it, such as now()::TIMESTAMP"
     return " ".join(str(error).split("\n\nLINE ", 1)[0].split())
 
 
@@ -83,7 +85,10 @@ def _check(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
         kinds = ", ".join(statement.type.name for statement in statements)
         raise UsageError(f"SQL: {kinds} is refused", hint=_HINT)
     serialized = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
-    tree = json.loads(serialized)
+    try:
+        tree = json.loads(serialized)
+    except RecursionError:
+        raise UsageError("SQL: the query is nested too deeply", hint=_HINT) from None
     if tree.get("error"):
         raise UsageError(
             f"SQL: {' '.join(str(tree.get('error_message', 'not a SELECT')).split())}", hint=_HINT

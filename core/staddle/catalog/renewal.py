@@ -23,7 +23,7 @@ def open_or_renew(path: str, open_catalog: Callable[[], Catalog]) -> Catalog:
     try:
         return open_catalog()
     except Corrupt as error:
-        log.error("%s; it is set aside and made again from the log", error)
+        log.error("%s; it is set aside, and made again from the op-log", error.message)
         for name in (path, path + ".wal"):
             with suppress(FileNotFoundError):
                 os.replace(name, name + ASIDE)

@@ -14,7 +14,7 @@ import click
 from staddle import __version__
 from staddle.cli import streams
 from staddle.cli.problems import from_bug, from_click, from_os
-from staddle.errors import Cancelled, StaddleError
+from staddle.errors import Cancelled, ConfigError, StaddleError
 from staddle.text import visible
 
 # name -> (module, help line): help is printed from here, without importing the command.
@@ -110,10 +110,27 @@ def fail(error: StaddleError, *, as_json: bool) -> NoReturn:
     """Print one error for a person or a program, and end with its exit code."""
     try:
         print_error(error, as_json=as_json)
-        streams.flush()
-    except OSError:  # nobody can be told: the exit code still says it
+    except OSError:
         os._exit(error.exit_code)
-    sys.exit(error.exit_code)
+    _end(error.exit_code)
+
+
+def _tell(text: str, exit_code: int) -> NoReturn:
+    """Print many lines for a person on stderr, and end."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        os._exit(exit_code)
+    _end(exit_code)
+
+
+def _end(exit_code: int) -> NoReturn:
+    """End with that code, also if nobody can be told why."""
+    try:
+        streams.flush()
+    except OSError:
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def print_error(error: StaddleError, *, as_json: bool) -> None:
@@ -128,7 +145,8 @@ def print_error(error: StaddleError, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(text), err=True)
         return
-    lines = [visible(line) for line in error.message.split("\n") if line.strip()] or [error.code]
+    several = error.message.split("\n") if isinstance(error, ConfigError) else [error.message]
+    lines = [visible(line) for line in several if line.strip()] or [error.code]
     if error.hint:
         lines[-1] += f"; {visible(error.hint)}"
     for line in lines:
@@ -156,8 +174,7 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         fail(Cancelled("interrupted", exit_code=130), as_json=as_json)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(error.exit_code)
+        _tell(error.format_message(), error.exit_code)
     except click.ClickException as error:
         fail(from_click(error), as_json=as_json)
     except StaddleError as error:

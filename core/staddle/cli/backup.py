@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from staddle.cli.output import path_text, size_text
+from staddle.cli.output import path_text, say, size_text
 from staddle.cli.selecting import chosen, selecting_options
 from staddle.cli.session import grid_options, with_grid
 
@@ -22,8 +22,8 @@ _LOST_SHOWN = 20
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="PATH...")
-@click.option("--name", required=True, help="What the backups of these paths are called.")
-@click.option("--pool", default="", help="Where to; the default pool if it is not given.")
+@click.option("--name", required=True, metavar="NAME", help="What the backups of these paths are called.")
+@click.option("--pool", default="", metavar="NAME", help="Where to; the default pool if it is not given.")
 @selecting_options
 @click.option("--streams", default=1, show_default=True, help="Streams at a time, 1 to 16.")
 @click.option("--full", is_flag=True, help="Read every file, also unchanged ones.")
@@ -46,10 +46,8 @@ def backup(
     """
     from staddle.client.backup import BackupOptions
     from staddle.client.progress import Progress
-    from staddle.errors import UsageError
 
-    if not name:
-        raise UsageError("--name is empty", hint="name the backups of these paths, such as `documents`")
+    _check_name(name)
     options = BackupOptions(
         name=name, pool=pool, streams=streams, full=full, **chosen(paths, home, selecting)
     )
@@ -62,13 +60,33 @@ def backup(
     return exit_code(summary)
 
 
+def _check_name(name: str) -> None:
+    """Raises UsageError for a name that no backup can have, before anything is read."""
+    from msgspec import ValidationError
+
+    from staddle import typed
+    from staddle.engine.bounds import Name
+    from staddle.errors import UsageError
+
+    if not name:
+        raise UsageError("--name is empty", hint="name the backups of these paths, such as `documents`")
+    try:
+        typed.convert(name, Name)
+    except ValidationError:
+        shown = repr(name) if len(name) <= 80 else f"{name[:80]!r}…"
+        raise UsageError(
+            f"--name {shown} is no name for a backup",
+            hint="take at most 256 characters, none of them a control",
+        ) from None
+
+
 async def _run(grid: GridConnection, options: BackupOptions, progress: Progress) -> Summary:
     from staddle.client.backup import Backup
     from staddle.client.progress import PreScan
 
     def on_job(job: int, number: int) -> None:
         if progress.has_bar:
-            click.echo(f"job {job}, backup {number}", err=True)
+            say(f"job {job}, backup {number}", err=True)
 
     running = Backup(grid, options, progress.tally, on_job)
     ahead = PreScan(running.input.sizes(), progress) if progress.has_bar else None
@@ -111,30 +129,28 @@ def summary_document(summary: Summary) -> dict[str, Any]:
 def _show(summary: Summary) -> None:
     good = summary.state in {"complete", "warnings"}
     state = {"warnings": "complete, with warnings"}.get(summary.state, summary.state)
-    click.echo(
+    say(
         f"backup {summary.backup} is {state} (job {summary.job}): "
         f"{summary.files} files and {summary.dirs} directories in {summary.duration_s:.1f} s"
     )
-    click.echo(
+    say(
         f"  read {size_text(summary.bytes_read)}, unchanged {size_text(summary.bytes_unchanged)}, "
         f"stored {size_text(summary.bytes_stored)}"
     )
     for each in summary.failovers:
-        click.echo(f"  {_failover_text(each)}")
+        say(f"  {_failover_text(each)}")
     for note in summary.notes:
-        click.echo(f"  note: {note}")
+        say(f"  note: {note}")
     for path in summary.left_out:
-        click.echo(f"  left out: {path_text(path)} is the grid's own")
+        say(f"  left out: {path_text(path)} is the grid's own")
     if summary.warnings:
-        click.echo(f"  {summary.warnings} warnings: see above")
+        say(f"  {summary.warnings} warnings: see above")
     if not good and summary.message:
-        click.echo(f"staddle: {summary.message}", err=True)
+        say(f"staddle: {summary.message}", err=True)
     for path in summary.lost[:_LOST_SHOWN]:
-        click.echo(f"  lost: {path_text(path)}", err=True)
+        say(f"  lost: {path_text(path)}", err=True)
     if summary.lost_count > _LOST_SHOWN:
-        click.echo(
-            f"  and {summary.lost_count - _LOST_SHOWN} more files are lost (--json names them)", err=True
-        )
+        say(f"  and {summary.lost_count - _LOST_SHOWN} more files are lost (--json names them)", err=True)
     sys.stdout.flush()
 
 

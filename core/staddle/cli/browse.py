@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from staddle.cli.output import path_text, size_text, table, time_text
-from staddle.cli.session import dump, grid_options, query, with_grid
+from staddle.cli.output import dump, path_text, say, size_text, table, time_text
+from staddle.cli.params import NUMBER
+from staddle.cli.session import grid_options, query, with_grid
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from staddle.client.connection import GridConnection
     from staddle.wire.ops.jobs import Rows
 
 _ROWS_MAX = 100_000
+_PAGE_ROWS = 5000
 _TYPES = {
     1: "file",
     2: "directory",
@@ -52,7 +56,7 @@ def ls(backup: str, path: str, home: str | None, as_json: bool) -> None:
 
     number = backup_number(backup, "")
     where = absolute(path) if path else b""
-    _show_entries(with_grid(home, lambda grid: _directory(grid, number, where)), as_json=as_json)
+    with_grid(home, lambda grid: _list_directory(grid, number, where, as_json=as_json))
 
 
 def _list_backups(rows: Rows, *, as_json: bool) -> None:
@@ -73,7 +77,21 @@ def _list_backups(rows: Rows, *, as_json: bool) -> None:
     )
 
 
-async def _directory(grid: GridConnection, number: int, path: bytes) -> list[Entry]:
+async def _list_directory(grid: GridConnection, number: int, path: bytes, *, as_json: bool) -> None:
+    """Show a directory page by page: it may have millions of entries."""
+    before = "["
+    async for entries in _pages(grid, number, path):
+        if not as_json:
+            _show_entries(entries, as_json=False)
+            continue
+        for entry in entries:  # one document of all pages
+            dump(_document(entry), before=before, end="")
+            before = ", "
+    if as_json:
+        say("[]" if before == "[" else "]")
+
+
+async def _pages(grid: GridConnection, number: int, path: bytes) -> AsyncIterator[list[Entry]]:
     """Entries of a directory; without a path of the first one that is more than a way to the roots."""
     from staddle.errors import NotFound
     from staddle.wire.ops.reading import LIST_BACKUPS, LIST_DIRECTORY, ListBackups, ListDirectory
@@ -84,14 +102,19 @@ async def _directory(grid: GridConnection, number: int, path: bytes) -> list[Ent
         number = max((row[0] for row in rows.rows if row[state] in {"complete", "warnings"}), default=0)
         if not number:
             raise NotFound("there is no finished backup", hint="`staddle ls` shows all of them")
-    here = path or b"/"
+    here, after = path or b"/", b""
     while True:
-        request = ListDirectory(backup=number, path=here)
+        request = ListDirectory(backup=number, path=here, after=after, limit=_PAGE_ROWS)
         entries = _entries(await grid.manager.call(LIST_DIRECTORY, request))
-        above_roots = len(entries) == 1 and not entries[0]["manifest"]
-        if path or not above_roots or entries[0]["path"] == here:
-            return entries
-        here = entries[0]["path"]
+        above_roots = not after and len(entries) == 1 and not entries[0]["manifest"]
+        if not path and above_roots and entries[0]["path"] != here:
+            here = entries[0]["path"]
+            continue
+        yield entries
+        last = entries[-1]["path"].rpartition(b"/")[2] if entries else b""
+        if len(entries) < _PAGE_ROWS or last <= after:
+            return
+        after = last
 
 
 def _entries(rows: Rows) -> list[Entry]:
@@ -144,7 +167,7 @@ def _document(entry: Entry) -> dict[str, Any]:
 
 @click.command()
 @click.argument("pattern")
-@click.option("--backup", type=click.IntRange(1), help="Only in this backup.")
+@click.option("--backup", type=NUMBER, help="Only in this backup.")
 @click.option(
     "--limit", type=click.IntRange(1, _ROWS_MAX), default=10_000, show_default=True, help="At most."
 )
@@ -178,7 +201,7 @@ def sql(statement: str, limit: int, home: str | None, as_json: bool) -> None:
 
 def _tell_limit(rows: Rows, limit: int) -> None:
     if len(rows.rows) >= limit:
-        click.echo(f"only the first {limit} rows are shown: --limit asks for more", err=True)
+        say(f"only the first {limit} rows are shown: --limit asks for more", err=True)
 
 
 def _cell(value: object) -> object:

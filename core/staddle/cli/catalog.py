@@ -6,8 +6,9 @@ import os
 
 import click
 
-from staddle.cli.output import table
-from staddle.cli.session import dump, grid_options, with_grid
+from staddle.cli.output import dump, say, table
+from staddle.cli.params import GIVEN
+from staddle.cli.session import grid_options, with_grid
 
 _INTEGRITY = 13
 _WARNINGS = 3
@@ -23,7 +24,10 @@ def catalog() -> None:
 @catalog.command("rebuild")
 @grid_options
 def rebuild(home: str | None, as_json: bool) -> int:
-    """Make it from the media, when the manager's own directory is lost. Needs an empty manager."""
+    """Make it from the media, when the manager's own directory is lost, or a medium came back since.
+
+    Exit code 3: it is made, but something was missing or damaged, and is named.
+    """
     from staddle.wire.ops.admin import REBUILD_CATALOG, RebuildCatalog
 
     request = RebuildCatalog()
@@ -40,11 +44,9 @@ def rebuild(home: str | None, as_json: bool) -> int:
             }
         )
     else:
-        click.echo(
-            f"rebuilt: {done.backups} backups, {done.manifests} manifests, {done.containers} containers"
-        )
+        say(f"rebuilt: {done.backups} backups, {done.manifests} manifests, {done.containers} containers")
         for each in done.missing:
-            click.echo(f"missing: {each}", err=True)
+            say(f"missing: {each}", err=True)
     return _WARNINGS if done.missing else 0
 
 
@@ -60,14 +62,14 @@ def verify(home: str | None, as_json: bool) -> int:
         dump({"problems": found.problems})
     else:
         for problem in found.problems:
-            click.echo(problem)
+            say(problem)
         if not found.problems:
-            click.echo("all is well")
+            say("all is well")
     return _INTEGRITY if found.problems else 0
 
 
 @catalog.command("snapshot")
-@click.argument("file")
+@click.argument("file", type=GIVEN)
 @grid_options
 def snapshot(file: str, home: str | None, as_json: bool) -> None:
     """Write a consistent copy of it to FILE, a path on the manager's host."""
@@ -78,7 +80,7 @@ def snapshot(file: str, home: str | None, as_json: bool) -> None:
     if as_json:
         dump({"path": request.path})
     else:
-        click.echo(request.path)
+        say(request.path)
 
 
 @catalog.command("diff")
@@ -105,5 +107,5 @@ def diff(file_a: str, file_b: str, as_json: bool) -> int:
     elif rows:
         table(["table", "only in", "row"], rows)
     else:
-        click.echo("no difference")
+        say("no difference")
     return 1 if rows else 0

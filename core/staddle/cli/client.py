@@ -7,7 +7,9 @@ import os
 
 import click
 
-from staddle.cli.session import dump, grid_options, with_grid
+from staddle.cli.output import dump, say
+from staddle.cli.params import GIVEN
+from staddle.cli.session import grid_options, with_grid
 from staddle.errors import UsageError
 
 
@@ -38,13 +40,17 @@ def token(name: str, valid: float, home: str | None, as_json: bool) -> None:
     if as_json:
         dump({"name": name, "token": text, "valid_s": valid})
     else:
-        click.echo(text)
+        say(text)
 
 
 @client.command("join")
 @click.argument("token")
 @click.option(
-    "--dir", "directory", metavar="DIR", help="Where keys are kept; else STADDLE_CLIENT, ~/.config/staddle."
+    "--dir",
+    "directory",
+    type=GIVEN,
+    metavar="DIR",
+    help="Where keys are kept; else STADDLE_CLIENT, ~/.config/staddle.",
 )
 @click.option("--manager", metavar="HOST:PORT", help="The manager, if it is not reached as the token says.")
 def join(token: str, directory: str | None, manager: str | None) -> None:
@@ -61,4 +67,4 @@ def join(token: str, directory: str | None, manager: str | None) -> None:
     url = f"tcp://{address}"
     with membership(target) as keep:
         table = keep(asyncio.run(join_grid(url, text)), url)
-    click.echo(f"{table.name} has joined; its keys are in {target}")
+    say(f"{table.name} has joined; its keys are in {target}")

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import click
 
-home_option = click.option("--home", required=True, help="The grid's home.")
+from staddle.cli.params import GIVEN
+from staddle.cli.problems import from_os
+
+home_option = click.option("--home", type=GIVEN, metavar="DIR", required=True, help="The grid's home.")
+
+
+@contextlib.contextmanager
+def _in_home(home: str) -> Iterator[None]:
+    """What the system refuses without naming a file, such as room for one, it refuses in the home."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os(error, error.filename or home) from error
 
 
 @click.group()
@@ -18,7 +33,8 @@ def manager(home: str) -> None:
     """Run the manager of a home."""
     from staddle.daemon.manager.main import main
 
-    main(home)
+    with _in_home(home):
+        main(home)
 
 
 @daemon.command("agent")
@@ -28,7 +44,8 @@ def agent(name: str, home: str) -> None:
     """Run an agent of a home: its control process, which starts its data process."""
     from staddle.daemon.agent.control import main
 
-    main(home, name)
+    with _in_home(home):
+        main(home, name)
 
 
 @daemon.command("catalog", hidden=True)
@@ -37,7 +54,8 @@ def catalog(home: str) -> None:
     """Run the process that owns the catalog; the manager starts it."""
     from staddle.daemon.manager.catalog_process import main
 
-    main(home)
+    with _in_home(home):
+        main(home)
 
 
 @daemon.command("agent-data", hidden=True)
@@ -47,4 +65,5 @@ def agent_data(name: str, home: str) -> None:
     """Run an agent's data process; its control process starts it."""
     from staddle.daemon.agent.data import main
 
-    main(home, name)
+    with _in_home(home):
+        main(home, name)

@@ -9,11 +9,18 @@ import sysconfig
 
 import click
 
+from staddle.cli.output import say
+from staddle.cli.params import GIVEN
 from staddle.errors import NotFound
 
 
 @click.command()
-@click.option("--source", help="A tree to back up. Default: the Python installation's library.")
+@click.option(
+    "--source",
+    type=GIVEN,
+    metavar="DIR",
+    help="A tree to back up. Default: the Python installation's library.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object, the timeline on stderr.")
 def demo(source: str | None, as_json: bool) -> None:
     """Show how one job survives the loss of its agent and of a medium, in mid-stream.
@@ -28,12 +35,11 @@ def demo(source: str | None, as_json: bool) -> None:
     if source is not None and not os.path.isdir(source):
         raise NotFound(f"--source {source}: no such directory", hint="name a tree with at least 16 MiB")
 
-    summary = run(source or sysconfig.get_paths()["stdlib"], lambda text: click.echo(text, err=as_json))
+    summary = run(source or sysconfig.get_paths()["stdlib"], lambda text: say(text, err=as_json))
     if as_json:
         click.echo(json.dumps(summary))
     else:
-        click.echo(
-            f"\n{'all is well' if summary['identical'] else 'NOT identical'}: {summary['duration_s']} s"
-        )
+        say("")
+        say(f"{'all is well' if summary['identical'] else 'NOT identical'}: {summary['duration_s']} s")
     if not summary["identical"] or summary["rebuild_diff_rows"]:
         sys.exit(1)

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from staddle.cli.grid import home_option, json_option
+from staddle.cli.output import say
 from staddle.config import Settings
 from staddle.errors import StaddleError
 from staddle.obs.health import Finding, Level, worst
@@ -30,10 +31,10 @@ def doctor(home: str | None, as_json: bool) -> None:
         click.echo(json.dumps([msgspec.to_builtins(finding) for finding in findings]))
     else:
         for finding in findings:
-            click.echo(f"{finding.level.value:4} {finding.code:20} {finding.message}")
+            say(f"{finding.level.value:4} {finding.code:20} {finding.message}")
             if finding.hint:
-                click.echo(f"{'':25} {finding.hint}")
-        click.echo(f"{worst(findings).value:4} in all")
+                say(f"{'':25} {finding.hint}")
+        say(f"{worst(findings).value:4} in all")
     if worst(findings) is Level.ERR:
         sys.exit(1)
 

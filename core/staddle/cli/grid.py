@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from staddle.cli.output import size_text, table, visible
+from staddle.cli.output import say, size_text, table
+from staddle.cli.params import GIVEN
 from staddle.cli.problems import from_os
 from staddle.cli.verify import damage_lines
 from staddle.errors import StaddleError
@@ -23,12 +24,20 @@ if TYPE_CHECKING:
 UP_WAIT_S = 8.0
 """How long `up` waits for agents and media to be seen by the manager."""
 
-home_option = click.option("--home", envvar="STADDLE_HOME", help="The grid's home (STADDLE_HOME).")
+home_option = click.option(
+    "--home", type=GIVEN, metavar="DIR", envvar="STADDLE_HOME", help="The grid's home (STADDLE_HOME)."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
 @click.command()
-@click.option("--home", envvar="STADDLE_HOME", help="An empty or new directory (STADDLE_HOME).")
+@click.option(
+    "--home",
+    type=GIVEN,
+    metavar="DIR",
+    envvar="STADDLE_HOME",
+    help="An empty or new directory (STADDLE_HOME).",
+)
 @click.option("--agents", default=1, show_default=True, help="How many agents, and as many media.")
 @json_option
 def init(home: str | None, agents: int, as_json: bool) -> None:
@@ -49,17 +58,23 @@ def init(home: str | None, agents: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"home": where, "agents": agents, "recovery_key": recovery}))
         return
-    click.echo(
-        f"A grid was made in {where}.\n\nIts recovery key, to be kept on paper, away from this host:\n"
-    )
-    click.echo(f"  {recovery}\n\nNext: staddle up --home {where}")
+    for line in (
+        *(f"A grid was made in {where}.", ""),
+        *("Its recovery key, to be kept on paper, away from this host:", "", f"  {recovery}", ""),
+        f"Next: staddle up --home {where}",
+    ):
+        say(line)
 
 
 @click.command()
 @home_option
 @json_option
 def up(home: str | None, as_json: bool) -> None:
-    """Start what is missing of this home's daemons. What runs is left alone."""
+    """Start what is missing of this home's daemons. What runs is left alone.
+
+    Agents and media that are not there yet are warned of; the exit code is 0 all the same, for what was to be
+    started runs. `staddle status` goes on saying how they are.
+    """
     from staddle.client.connection import home_from_environment
     from staddle.config import load
     from staddle.daemon.supervise import start_missing
@@ -72,13 +87,13 @@ def up(home: str | None, as_json: bool) -> None:
         click.echo(json.dumps([msgspec.to_builtins(run) for run in started]))
     else:
         for run in started:
-            click.echo(f"{run.part} is up (pid {run.pid})")
+            say(f"{run.part} is up (pid {run.pid})")
         if not started:
-            click.echo("everything runs already")
+            say("everything runs already")
     for line in away:
-        click.echo(f"staddle: {visible(line)}", err=True)
+        say(f"staddle: warning: {line}", err=True)
     if away and not started:
-        click.echo("staddle: after a change of staddle.toml: `staddle down`, then `staddle up`", err=True)
+        say("staddle: after a change of staddle.toml: `staddle down`, then `staddle up`", err=True)
 
 
 def _check_media(settings: Settings) -> None:
@@ -102,7 +117,7 @@ async def _await_usable(settings: Settings) -> list[str]:
         document = await _status(settings)
         away = [f"agent {a['name']} is {a['state']}" for a in document["agents"] if a["state"] != "up"]
         away += [
-            f"medium {m['name']} is {m['state']}: {m['message']}"
+            f"medium {m['name']}{' at ' + m['path'] if m['path'] else ''} is {m['state']}: {m['message']}"
             for m in document["media"]
             if m["state"] not in {"up", "busy"}
         ]
@@ -125,9 +140,9 @@ def down(home: str | None, as_json: bool) -> None:
         click.echo(json.dumps(stopped))
         return
     for part in stopped:
-        click.echo(f"{part} is down")
+        say(f"{part} is down")
     if not stopped:
-        click.echo("nothing runs")
+        say("nothing runs")
 
 
 @click.command()
@@ -144,7 +159,7 @@ def status(home: str | None, as_json: bool) -> None:
         click.echo(json.dumps(document))
         return
     manager = document["manager"]
-    click.echo(f"manager {manager['state']}  {manager['url']}  pid {manager['pid'] or '-'}")
+    say(f"manager {manager['state']}  {manager['url']}  pid {manager['pid'] or '-'}")
     table(
         ["agent", "state", "url", "pid"],
         [[a["name"], a["state"], a["url"], a["pid"] or "-"] for a in document["agents"]],
@@ -153,13 +168,19 @@ def status(home: str | None, as_json: bool) -> None:
     table(["medium", "state", "plugin", "free", "path"], rows)
     if manager["state"] in {"down", "silent"}:
         # It is the reason why all of them are unknown: said once.
-        click.echo("staddle: the manager does not answer; `staddle up` starts what is missing", err=True)
+        say("staddle: the manager does not answer; `staddle up` starts what is missing", err=True)
         return
+    if not manager["pid"]:
+        say(
+            f"staddle: a manager of this grid answers at {manager['url']}, but none was started from "
+            f"{settings.home}; is this a copy of another home? two must not be used at once",
+            err=True,
+        )
     for medium in document["media"]:
         if medium["message"]:
-            click.echo(f"staddle: medium {medium['name']}: {visible(medium['message'])}", err=True)
+            say(f"staddle: medium {medium['name']}: {medium['message']}", err=True)
     for line in damage_lines(document):
-        click.echo(f"staddle: {line}", err=True)
+        say(f"staddle: {line}", err=True)
 
 
 def _free_text(medium: dict[str, Any]) -> str:

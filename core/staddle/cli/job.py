@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from staddle.cli.output import size_text, table, time_text
-from staddle.cli.session import dump, grid_options, with_grid
+from staddle.cli.output import dump, say, size_text, table, time_text
+from staddle.cli.params import NUMBER
+from staddle.cli.session import grid_options, with_grid
 from staddle.errors import StaddleError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def list_jobs(limit: int, home: str | None, as_json: bool) -> None:
 
 
 @job.command("show")
-@click.argument("number", type=click.IntRange(1), metavar="JOB")
+@click.argument("number", type=NUMBER, metavar="JOB")
 @grid_options
 def show(number: int, home: str | None, as_json: bool) -> None:
     """Show one job with its failovers."""
@@ -63,18 +64,18 @@ def show(number: int, home: str | None, as_json: bool) -> None:
         *(("duration", _duration(row)), ("files", _files(row)), ("read", size_text(_bytes(row)))),
         *(("stored", size_text(row.bytes_stored)), ("warnings", row.warnings)),
     ]:
-        click.echo(f"{name:9} {value}")
+        say(f"{name:9} {value}")
     if row.message:
-        click.echo(f"message   {row.message}")
+        say(f"message   {row.message}")
     for path in row.paths:
         via = f"{path.agent} with {', '.join(path.media)}" if path.agent else "no path yet"
-        click.echo(f"stream {path.stream}  {path.state}, {via}")
+        say(f"stream {path.stream}  {path.state}, {via}")
     for each in row.failovers:
-        click.echo(f"failover  {_failover(each)}")
+        say(f"failover  {_failover(each)}")
 
 
 @job.command("watch")
-@click.argument("number", type=click.IntRange(1), required=False, metavar="[JOB]")
+@click.argument("number", type=NUMBER, required=False, metavar="[JOB]")
 @grid_options
 def watch(number: int | None, home: str | None, as_json: bool) -> int:
     """Follow a job to its end: this one, or the newest that runs. Ends as the job does: 0, 3 or 1."""
@@ -82,7 +83,7 @@ def watch(number: int | None, home: str | None, as_json: bool) -> int:
 
 
 @job.command("cancel")
-@click.argument("number", type=click.IntRange(1), metavar="JOB")
+@click.argument("number", type=NUMBER, metavar="JOB")
 @grid_options
 def cancel(number: int, home: str | None, as_json: bool) -> None:
     """Cancel a job. What is durable stays, as an incomplete backup."""
@@ -98,7 +99,7 @@ def cancel(number: int, home: str | None, as_json: bool) -> None:
     if as_json:
         dump({"job": state.job, "state": state.state, "message": state.message})
     else:
-        click.echo(f"job {state.job} is {state.state}" + (f": {state.message}" if state.message else ""))
+        say(f"job {state.job} is {state.state}" + (f": {state.message}" if state.message else ""))
 
 
 def _jobs(home: str | None, number: int, limit: int) -> list[JobRow]:
@@ -137,7 +138,7 @@ async def _watch(grid: GridConnection, number: int | None, *, as_json: bool) -> 
             kind = "status" if row.state in _UNDER_WAY else "summary"
             dump({"message_type": kind, **_document(row)})
         elif (text := _line(row)) != shown:
-            click.echo(text)
+            say(text)
             shown = text
         if row.state not in _UNDER_WAY:
             return _EXITS.get(row.state, 1)
@@ -168,7 +169,7 @@ def _failover(each: FailoverRow) -> str:
         f"{time_text(each.at_ns)} stream {each.stream}: {each.cause.replace('_', ' ')}: from "
         f"{each.from_agent} with {', '.join(each.from_media)}{to}, {max(each.gap_s, 0):.1f} s, "
         f"{size_text(each.bytes_resent)} sent again"
-    )
+    ) + (f"; {each.detail}" if each.detail else "")
 
 
 def _document(row: JobRow) -> dict[str, object]:

@@ -7,6 +7,8 @@ import os
 import click
 
 from staddle.cli.grid import home_option
+from staddle.cli.output import say
+from staddle.cli.params import GIVEN
 from staddle.cli.problems import from_os
 from staddle.errors import Locked, NotFound
 
@@ -20,11 +22,11 @@ def key() -> None:
 @home_option
 def show(home: str | None) -> None:
     """Print the recovery key. Keep it away from this host."""
-    click.echo(_recovery(home))
+    say(_recovery(home))
 
 
 @key.command("export")
-@click.argument("file")
+@click.argument("file", type=GIVEN)
 @home_option
 def export(file: str, home: str | None) -> None:
     """Write the recovery key to FILE, which must not exist, and note that it was exported."""
@@ -41,7 +43,7 @@ def export(file: str, home: str | None) -> None:
         raise from_os(error, file) from error
     marker = os.path.join(home_paths(home_from_environment(home)).pki, "recovery.exported")
     write_private(marker, b"exported\n", may_exist=True)
-    click.echo(f"The recovery key is in {file}. Move it away from this host.")
+    say(f"The recovery key is in {file}. Move it away from this host.")
 
 
 def _recovery(home: str | None) -> str:

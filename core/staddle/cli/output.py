@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 
 from staddle.text import visible
 
-__all__ = ["path_text", "size_text", "table", "time_text", "visible"]
+__all__ = ["dump", "path_text", "say", "size_text", "table", "time_text", "visible"]
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line for a person. Wherever its text is from, it stays one and commands no terminal."""
+    click.echo(visible(text), err=err)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -37,6 +47,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         click.echo(line(row))
 
 
+def dump(document: Any, *, before: str = "", end: str = "\n") -> None:
+    """Print a JSON document; `before` and `end` make several of them one. Bytes and times become text."""
+    click.echo(before + json.dumps(document, default=_plain) + end, nl=False)
+
+
+def _plain(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
 def size_text(count: float) -> str:
     """Bytes for a person: 1.2 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
@@ -50,7 +69,12 @@ def time_text(at_ns: int) -> str:
     """UTC nanoseconds as RFC 3339 in local time with its offset; empty for 0."""
     if not at_ns:
         return ""
-    return datetime.fromtimestamp(at_ns / 1e9, UTC).astimezone().isoformat(timespec="seconds")
+    # `fromtimestamp` refuses times before 1970 on Windows.
+    at = _EPOCH + timedelta(seconds=at_ns // 1_000_000_000)
+    try:
+        return at.astimezone().isoformat(timespec="seconds")
+    except (OSError, OverflowError, ValueError):
+        return at.isoformat(timespec="seconds")
 
 
 def path_text(path: bytes) -> str:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from staddle.cli.output import size_text
-from staddle.cli.session import dump, grid_options, with_grid
+from staddle.cli.output import dump, say, size_text
+from staddle.cli.params import NUMBER
+from staddle.cli.session import grid_options, with_grid
 
 if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
@@ -20,9 +21,9 @@ _TIMEOUT_S = 300.0
 
 
 @click.command()
-@click.argument("backups", nargs=-1, type=click.IntRange(1), metavar="[BACKUP]...")
+@click.argument("backups", nargs=-1, type=NUMBER, metavar="[BACKUP]...")
 @click.option("--keep-last", type=click.IntRange(1), metavar="N", help="Of a --name all but the newest N.")
-@click.option("--name", default="", help="Whose backups --keep-last counts.")
+@click.option("--name", default="", metavar="NAME", help="Whose backups --keep-last counts.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--yes", is_flag=True, help="Really remove it.")
 @grid_options
@@ -63,14 +64,14 @@ def prune(
     else:
         _show(done, really=really)
     for number in done.held:
-        click.echo(
+        say(
             f"staddle: backup {number} stays: a running job builds on it; "
             "prune it when that job has ended (`staddle job list`)",
             err=True,
         )
     if really or dry_run or not done.backups:
         return _WARNINGS if done.held else 0
-    click.echo("staddle: nothing was removed; add --yes to remove it", err=True)
+    say("staddle: nothing was removed; add --yes to remove it", err=True)
     return _USAGE
 
 
@@ -108,11 +109,11 @@ async def _prune(grid: GridConnection, chosen: list[int], *, dry_run: bool) -> P
 
 def _show(done: Pruned, *, really: bool) -> None:
     if not done.backups:
-        click.echo("there is nothing to remove")
+        say("there is nothing to remove")
         return
     numbers = ", ".join(map(str, done.backups))
     verb = "removed" if really else "would remove"
-    click.echo(
+    say(
         f"{verb} backup {numbers}: {done.containers} containers, {size_text(done.bytes_freed)} "
         f"{'are freed' if really else 'would be freed'}"
     )

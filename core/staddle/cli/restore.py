@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from staddle.cli.output import size_text, visible
+from staddle.cli.output import say, size_text
+from staddle.cli.params import GIVEN, NUMBER_MAX
+from staddle.cli.problems import from_os
 from staddle.cli.session import grid_options, with_grid
 
 if TYPE_CHECKING:
@@ -25,13 +27,19 @@ _POLICIES = ("always", "if-changed", "if-newer", "never")
 
 @click.command()
 @click.argument("backup")
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=GIVEN, metavar="[PATH]...")
 @click.option(
-    "--to", "target", metavar="DIR", help="The full source path appears below it; `-`: one file to stdout."
+    "--to",
+    "target",
+    type=GIVEN,
+    metavar="DIR",
+    help="The full source path appears below it; `-`: one file to stdout.",
 )
 @click.option("--in-place", is_flag=True, help="Restore to the original paths.")
-@click.option("--onto", metavar="DEVICE_OR_FILE", help="Write the content of one file or image onto it.")
-@click.option("--name", default="", help="With `latest`: the newest backup of this name.")
+@click.option(
+    "--onto", type=GIVEN, metavar="DEVICE_OR_FILE", help="Write the content of one file or image onto it."
+)
+@click.option("--name", default="", metavar="NAME", help="With `latest`: the newest backup of this name.")
 @click.option(
     "--overwrite",
     type=click.Choice(_POLICIES),
@@ -148,7 +156,7 @@ def backup_number(text: str, name: str) -> int:
 
     if text == "latest":
         return 0
-    if not (text.isascii() and text.isdecimal() and int(text)):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= NUMBER_MAX):
         raise UsageError(f"{text!r} is no backup", hint="give its number (`staddle ls`), or `latest`")
     if name:
         raise UsageError("--name goes with `latest`, not with a number", hint="leave one of them out")
@@ -161,17 +169,30 @@ async def _run(
     from staddle.client.progress import path_fields
     from staddle.client.restore import Restore
 
+    unwritten: list[OSError] = []
+
     def show(item: Item) -> None:
+        if unwritten:
+            return
+        try:
+            print_item(item)
+        except OSError as error:  # of the output: no reason to break off what goes to the target
+            unwritten.append(error)
+
+    def print_item(item: Item) -> None:
         fields = path_fields(item.path)
         if progress.as_json:
             action = {"message_type": "item", "action": item.action.value, **fields}
             progress.line({**action, "size_bytes": item.size_bytes})
         else:
-            click.echo(f"{item.action.value:<8}{visible(fields['path'])}")
+            say(f"{item.action.value:<8}{fields['path']}")
 
     restore = Restore(grid, options, progress.tally, progress.lost, show if itemized else None)
     async with progress.running():
-        return await restore.run()
+        summary = await restore.run()
+    if unwritten:
+        raise from_os(unwritten[0]) from unwritten[0]
+    return summary
 
 
 def exit_code(summary: RestoreSummary) -> int:
@@ -196,23 +217,23 @@ def _show(summary: RestoreSummary, options: RestoreOptions) -> None:
     err = options.onto == b"-"
     where = "its place" if options.in_place else os.fsdecode(options.onto or options.target)
     would = "would be" if summary.dry_run else "is"
-    click.echo(
+    say(
         f"backup {summary.backup} ({summary.name}) {would} restored to {where}: {summary.files} files and "
         f"{summary.dirs} directories, {size_text(summary.bytes_restored)} in {summary.duration_s:.1f} s",
         err=err,
     )
     if summary.unchanged:
-        click.echo(
+        say(
             f"  {summary.unchanged} were there already, of the same size and time, and were not read again "
             "(--overwrite always does)"
         )
     if summary.kept:
-        click.echo(f"  {summary.kept} were left as they are (--overwrite {options.overwrite})")
+        say(f"  {summary.kept} were left as they are (--overwrite {options.overwrite})")
     if summary.deleted:
-        click.echo(f"  {summary.deleted} {'would be' if summary.dry_run else 'were'} deleted")
+        say(f"  {summary.deleted} {'would be' if summary.dry_run else 'were'} deleted")
     for note in summary.notes:
-        click.echo(f"  note: {visible(note)}", err=err)
+        say(f"  note: {note}", err=err)
     if summary.warnings:
-        click.echo(f"  {summary.warnings} warnings: see above", err=err)
+        say(f"  {summary.warnings} warnings: see above", err=err)
     if summary.lost_count:
-        click.echo(f"  {summary.lost_count} files are not restored: their content can't be had", err=True)
+        say(f"  {summary.lost_count} files are not restored: their content can't be had", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -85,12 +85,17 @@ def selecting_options(command: Command) -> Command:
 def chosen(paths: tuple[str, ...], home: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """The fields of BackupOptions that say what is read. Raises UsageError."""
     from staddle.client.own import own_directories
+    from staddle.client.sorting import Sorter
+    from staddle.errors import UsageError
 
     one_thing = _one_thing(paths, options)
     if one_thing is not None:
         return one_thing
-    listed = _listed(options)
-    if not paths and not listed:
+    if any(not path or "\0" in path for path in paths):
+        raise UsageError("a PATH is empty, or holds NUL", hint="name a path; `.` is the directory you are in")
+    # All are read before anything is asked of the grid: a list may come slowly, through a pipe.
+    listed = Sorter(_listed(options))
+    if not paths and next(iter(listed), None) is None:
         raise click.UsageError(
             "Missing argument 'PATH...': name files or directories, or use --files-from, --stdin or --image."
         )
@@ -181,17 +186,18 @@ def _patterns(files: tuple[str, ...]) -> list[str]:
     return [pattern for path in files for pattern in read_patterns(path)]
 
 
-def _listed(options: dict[str, Any]) -> list[bytes]:
+def _listed(options: dict[str, Any]) -> Iterator[bytes]:
     """Paths from lists; a pattern that finds nothing stands for itself, and is then told to be missing."""
     import glob
 
-    from staddle.client.exclude import lines_of, read_bytes
+    from staddle.client.exclude import items_of, lines_of
+    from staddle.errors import UsageError
 
-    found: list[bytes] = []
     for path in options["files_from"]:
-        for _, line in lines_of(path, "list of files", _LIST_BYTES_MAX):
+        for number, line in lines_of(path, "list of files", _LIST_BYTES_MAX):
+            if "\0" in line:
+                raise UsageError(f"{path}:{number}: no path holds NUL", hint="use --files-from0")
             matches = glob.glob(line, include_hidden=True) if glob.has_magic(line) else []
-            found += [os.fsencode(each) for each in matches or [line]]
+            yield from map(os.fsencode, matches or [line])
     for path in options["files_from0"]:
-        found += [each for each in read_bytes(path, "list of files", _LIST_BYTES_MAX).split(b"\0") if each]
-    return found
+        yield from items_of(path, "list of files", _LIST_BYTES_MAX)

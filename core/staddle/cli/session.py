@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from staddle.cli.params import GIVEN
 
 if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
     from staddle.wire.ops.jobs import Rows
 
 FREED_KEPT_BYTES = 256 << 20
+TRIM_ABOVE_BYTES = 160 << 20
 """A client ends with its work: what it has taken once it may keep."""
 
 T = TypeVar("T")
@@ -23,7 +25,10 @@ def grid_options(command: Command) -> Command:
     """Add `--home` and `--json`."""
     command = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")(command)
     return click.option(
-        "--home", metavar="DIR", help="The grid's home; else STADDLE_HOME, the grid joined, ~/.staddle."
+        "--home",
+        type=GIVEN,
+        metavar="DIR",
+        help="The grid's home; else STADDLE_HOME, the grid joined, ~/.staddle.",
     )(command)
 
 
@@ -36,6 +41,7 @@ def with_grid(home: str | None, work: Callable[[GridConnection], Awaitable[T]]) 
     from staddle.platform import memory
 
     memory.keep_freed(FREED_KEPT_BYTES)
+    memory.trim_above(TRIM_ABOVE_BYTES)
     settings = find_settings(home)
 
     async def connected() -> T:
@@ -54,14 +60,3 @@ def query(home: str | None, sql: str, *parameters: Any, limit: int = 10_000) -> 
 
     request = Query(sql=sql, parameters=parameters, limit=limit)
     return with_grid(home, lambda grid: grid.manager.call(QUERY, request, timeout_s=120.0))
-
-
-def dump(document: Any) -> None:
-    """One JSON document on stdout. Bytes and times become text."""
-    click.echo(json.dumps(document, default=_plain))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from staddle.cli.output import path_text, size_text, visible
+from staddle.cli.output import path_text, say, size_text
+from staddle.cli.params import NUMBER
 from staddle.cli.session import grid_options, with_grid
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ FILES_SHOWN = 20
 
 
 @click.command()
-@click.argument("backups", nargs=-1, type=click.IntRange(1), metavar="[BACKUP]...")
+@click.argument("backups", nargs=-1, type=NUMBER, metavar="[BACKUP]...")
 @click.option("--read-data", is_flag=True, help="Read and check every byte, not only that it is there.")
 @click.option("--repair", is_flag=True, help="Make bad copies again from good ones, and remove the bad ones.")
 @grid_options
@@ -64,7 +65,7 @@ async def _run(
         if progress.as_json:
             progress.line({"message_type": "finding", **dataclasses.asdict(finding)})
         else:
-            progress.lost(b"", visible(finding.text()))
+            progress.lost(b"", finding.text())
 
     def on_total(size_bytes: int) -> None:
         progress.total_bytes = size_bytes
@@ -106,11 +107,9 @@ async def _tell_hits(grid: GridConnection, work: Verify, progress: Progress) -> 
             line: dict[str, Any] = {"message_type": "backup_hit", "backup": number, **counts}
             progress.line(line | {"name": names.get(number, ""), "files_hit": files})
             continue
-        named = f" ({visible(names[number])})" if number in names else ""
+        named = f" ({names[number]})" if number in names else ""
         count = hit.objects.total()
-        click.echo(
-            f"backup {number}{named}: {_counted(count, 'object')} hit, {_fate(files, hit)}{more}", err=True
-        )
+        say(f"backup {number}{named}: {_counted(count, 'object')} hit, {_fate(files, hit)}{more}", err=True)
     return total
 
 
@@ -125,7 +124,7 @@ async def _tell_files(grid: GridConnection, number: int, hit: Hit, progress: Pro
         if progress.as_json:
             progress.line({"message_type": "file_hit", "backup": number, **path_fields(path)})
         elif count <= FILES_SHOWN:
-            click.echo(f"hit: backup {number}: {visible(path_text(path))}", err=True)
+            say(f"hit: backup {number}: {path_text(path)}", err=True)
     return count, f" ({FILES_SHOWN} are named here; --json names all)" if count > FILES_SHOWN else ""
 
 
@@ -146,6 +145,10 @@ def _fate(files: int, hit: Hit) -> str:
         return f"{_counted(files, 'file')} hit: a restore brings back what can still be read of them"
     if hit.objects["unsure"]:
         return "which can't be read until a medium with another copy of them is back"
+    if hit.objects["split"]:
+        return (
+            "all its files can be restored once `staddle verify --read-data --repair` has joined the copies"
+        )
     return "all its files can be restored"
 
 
@@ -155,7 +158,7 @@ def _counted(count: int, what: str) -> str:
 
 def _show(summary: VerifySummary, *, read_data: bool, repair: bool) -> None:
     what = "every byte of" if read_data else "the presence of"
-    click.echo(
+    say(
         f"checked {what} {summary.objects} objects in {summary.copies} copies "
         f"({size_text(summary.bytes_checked)}) in {summary.duration_s:.1f} s: "
         + (f"{summary.findings} findings" if summary.findings else "all is well")
@@ -163,11 +166,11 @@ def _show(summary: VerifySummary, *, read_data: bool, repair: bool) -> None:
         + (", as far as it was checked" if summary.unchecked else "")
     )
     for line in summary.unchecked:
-        click.echo(f"not checked: {line}", err=True)
-    if summary.objects_damaged and not repair:
-        click.echo("`staddle verify --repair` makes bad copies again from the good ones", err=True)
+        say(f"not checked: {line}", err=True)
+    if (summary.objects_damaged or summary.objects_split) and not repair:
+        say("`staddle verify --repair` makes bad copies again from the good ones", err=True)
     if summary.objects_lost:
-        click.echo(
+        say(
             "what has no good copy left is stored again by the next backup of the same files, if they are "
             "still there",
             err=True,

@@ -84,6 +84,10 @@ class AgentLinks:
         self._favourite = name
         return reply
 
+    def distrust(self, name: str) -> None:
+        """Its answer was wrong: it is asked again only when no other one can serve."""
+        self._agents[name].rests_until_s = asyncio.get_running_loop().time() + REST_S
+
     async def _link(self, agent: _Agent) -> Link:
         async with agent.turn:
             if agent.link is None or agent.link.error is not None:

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 from staddle.client.base import BaseIndex
 from staddle.client.connection import GridConnection
@@ -46,7 +46,7 @@ class BackupOptions:
 
     Attributes:
         paths: files and directories; each must exist.
-        listed: the same from a list: one that does not exist is a warning.
+        listed: the same from a list: one that does not exist is a warning. Iterated once.
         name: of the backups.
         pool: where to; empty for the default.
         exclude: patterns. iexclude: patterns that ignore case.
@@ -63,7 +63,7 @@ class BackupOptions:
     exclude: list[str] = field(default_factory=list)
     iexclude: list[str] = field(default_factory=list)
     rules: Rules = NO_RULES
-    listed: list[bytes] = field(default_factory=list)
+    listed: Iterable[bytes] = ()
     streams: int = 1
     full: bool = False
     stdin: str | None = None
@@ -132,9 +132,9 @@ class Backup:
         if not 1 <= options.streams <= STREAMS_MAX:
             raise UsageError(f"--streams {options.streams}: between 1 and {STREAMS_MAX}")
         self._grid = grid
-        self._options = options
         self.tally = tally
         self.input = input_of(options, tally)
+        self._options = replace(options, listed=())
         self._on_job = on_job
         self._drivers: list[StreamDriver] = []
         self._session = secrets.token_bytes(16)
@@ -145,7 +145,7 @@ class Backup:
         """To the end. Raises StaddleError when the job failed or was cancelled."""
         started = time.monotonic()
         self.input.check()
-        what = [self.input.roots, self._options] if self.input.resumable else None
+        what = [self.input.roots, self.input.key, self._options] if self.input.resumable else None
         claim = await asyncio.to_thread(Claim, self._grid.settings, what)
         try:
             return await self._run(claim, started)

@@ -11,6 +11,7 @@ import msgspec
 
 from staddle.api.transport import Credentials
 from staddle.config import home_paths, load
+from staddle.config_convert import plain_message
 from staddle.config_model import CONFIG_NAME
 from staddle.errors import ConfigError, Denied, PathLost, StaddleError
 from staddle.wire.endpoint import connect
@@ -151,14 +152,23 @@ def find_settings(home: str | None) -> ClientSettings:
     return local_settings(home_from_environment(home))
 
 
+def _why(error: OSError | ValueError | RecursionError) -> str:
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    if isinstance(error, msgspec.ValidationError):
+        return plain_message(error)
+    # Of msgspec, of text that is no UTF-8, of a grid's id that is no hex, of numbers without end.
+    return str(error) if isinstance(error, msgspec.DecodeError) else "it is damaged"
+
+
 def joined_settings(path: str) -> ClientSettings:
     """Read a `client.toml`. Raises ConfigError."""
     try:
         with open(path, "rb") as handle:
             table = msgspec.toml.decode(handle.read(), type=JoinedClient)
             grid = bytes.fromhex(table.grid)
-    except (OSError, ValueError) as error:  # of msgspec, of text that is no UTF-8 or no hex
-        raise ConfigError(f"{path}: {error}", hint="join again: `staddle client join`") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {_why(error)}", hint="join again: `staddle client join`") from error
     directory = os.path.dirname(os.path.abspath(path))
     return ClientSettings(
         name=table.name,

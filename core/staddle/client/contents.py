@@ -14,6 +14,8 @@ from staddle.data.manifest import ZERO_REGION, Chunks
 
 BATCH_BYTES = 16 << 20
 """Raw bytes of one request; one chunk always fits."""
+OFFSET_MAX = (1 << 63) - 1
+"""Of a file, on every system; the lengths that a backup gives are numbers of 64 bits."""
 BATCH_ROWS = 16_384
 BATCH_PIECES = 4096
 

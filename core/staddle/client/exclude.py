@@ -16,12 +16,16 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from staddle.errors import UsageError
 
 FILE_BYTES_MAX = 16 << 20
 """Longest file of patterns or paths that is read."""
+
+ITEM_MAX = 1 << 20
+"""Longest line or path in one."""
+_BLOCK_BYTES = 1 << 16
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
 
@@ -217,35 +221,75 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
     return "$" if found[1] else environ[found[2] or found[3]]
 
 
-def lines_of(path: str, what: str, bytes_max: int = FILE_BYTES_MAX) -> list[tuple[int, str]]:
+def lines_of(path: str, what: str, bytes_max: int = FILE_BYTES_MAX) -> Iterator[tuple[int, str]]:
     """Lines of a text file that say something, trimmed, with their numbers. UTF-8 or, with its mark, UTF-16.
 
     Raises UsageError.
     """
-    data = read_bytes(path, what, bytes_max)
+    rest, number = "", 0
+    for text in _texts(path, what, bytes_max):
+        *lines, rest = (rest + text).split("\n")
+        _check_length(rest, path, what)
+        for number, line in enumerate(lines, number + 1):  # noqa: B020 it goes on where it was
+            if (said := line.strip()) and not said.startswith("#"):
+                yield number, said
+    if (said := rest.strip()) and not said.startswith("#"):
+        yield number + 1, said
+
+
+def items_of(path: str, what: str, bytes_max: int) -> Iterator[bytes]:
+    """What stands between the NULs of a file, if anything does. Raises UsageError."""
+    rest = b""
+    for block in _blocks(path, what, bytes_max):
+        *items, rest = (rest + block).split(b"\0")
+        _check_length(rest, path, what)
+        yield from filter(None, items)
+    if rest:
+        yield rest
+
+
+def _check_length(rest: str | bytes, path: str, what: str) -> None:
+    if len(rest) > ITEM_MAX:
+        raise UsageError(
+            f"the {what} {path!r} has an entry of more than {ITEM_MAX >> 10} KiB",
+            hint="see how its entries must be ended: each by a new line, or by NUL",
+        )
+
+
+def _texts(path: str, what: str, bytes_max: int) -> Iterator[str]:
+    decoder: codecs.IncrementalDecoder | None = None
     try:
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            text = data.decode("utf-16")
-        else:
-            text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
-    except UnicodeError as error:
-        raise UsageError(f"the {what} {path!r} is no text: {error}", hint="save it as UTF-8") from None
-    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
-    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+        for block in _blocks(path, what, bytes_max):
+            if decoder is None:
+                if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    decoder = codecs.getincrementaldecoder("utf-16")()
+                else:
+                    # As a name of a file is decoded: any bytes may stand there.
+                    name, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+                    decoder = codecs.getincrementaldecoder(name)(errors)
+                    block = block.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 the mark is no text
+            yield decoder.decode(block)
+        if decoder is not None:
+            yield decoder.decode(b"", final=True)
+    except UnicodeError:
+        raise UsageError(f"the {what} {path!r} is no text", hint="save it as UTF-8") from None
 
 
-def read_bytes(path: str, what: str, bytes_max: int = FILE_BYTES_MAX) -> bytes:
-    """All of a file that the user has named; `-` is standard input. Raises UsageError."""
+def _blocks(path: str, what: str, bytes_max: int) -> Iterator[bytes]:
+    """A file that the user has named, piece by piece; `-` is standard input. Raises UsageError."""
+    size = 0
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
-            data = file.read(bytes_max + 1)
+            while block := file.read(_BLOCK_BYTES):
+                size += len(block)
+                if size > bytes_max:
+                    raise UsageError(
+                        f"the {what} {path!r} is longer than {bytes_max >> 20} MiB",
+                        hint="use several shorter ones",
+                    )
+                yield block
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(
             f"cannot read the {what} {path!r}: {reason}", hint="name a file that exists and can be read"
         ) from error
-    if len(data) > bytes_max:
-        raise UsageError(
-            f"the {what} {path!r} is longer than {bytes_max >> 20} MiB", hint="use several shorter ones"
-        )
-    return data

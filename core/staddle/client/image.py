@@ -23,6 +23,7 @@ from staddle.client.units import Record, Tally
 from staddle.data.chunker import ZERO_BLOCK_BYTES
 from staddle.data.records import PAYLOAD_BYTES_MAX, EntryFlag, EntryType
 from staddle.errors import NotFound, StaddleError, UsageError
+from staddle.platform import blockdevice
 
 _SECTOR_BYTES = 4096
 """What is given up at a time where a device can't be read."""
@@ -110,6 +111,12 @@ class _Image:
     def _read(self, file: io.FileIO) -> Iterator[Record]:
         before = os.fstat(file.fileno())
         regular = stat.S_ISREG(before.st_mode)
+        if not regular and (use := blockdevice.in_use(self._path, written=True)):
+            self._tally.warn(
+                self._path,
+                f"{use}: what is written while it is read makes the image one of no moment; "
+                "unmount it, mount it read-only, or take a snapshot of it",
+            )
         known = file.seek(0, os.SEEK_END)  # a device's stat has no size; some systems tell none at all
         entry = Entry(
             self._path,

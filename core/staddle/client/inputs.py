@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from staddle.client.base import BaseIndex
@@ -14,6 +15,8 @@ from staddle.client.image import ImageSource, image_paths, image_size
 from staddle.client.own import check_not_own
 from staddle.client.resume import Taken
 from staddle.client.scan import Rules, Scan, absolute, check_root, reason, reduce_roots
+from staddle.client.selection import is_inside
+from staddle.client.sorting import Sorter
 from staddle.client.source import Source
 from staddle.client.stdin import StreamSource
 from staddle.client.stream import Remakes
@@ -33,6 +36,7 @@ class Input(Protocol):
         needs_base: may contents be taken over from the last backup.
         resumable: can another process go on where one was killed.
         streams_max: more can't share the work.
+        key: tells apart inputs that have the same options and roots.
         left_out: what of it was the grid's own, as far as it is known by now.
     """
 
@@ -40,6 +44,7 @@ class Input(Protocol):
     needs_base: bool
     resumable: bool
     streams_max: int
+    key: bytes
     left_out: list[bytes]
 
     def sizes(self) -> Iterator[int]:
@@ -59,26 +64,30 @@ class Trees:
     streams_max = 16
 
     def __init__(
-        self, paths: list[bytes], listed: list[bytes], excludes: Excludes, rules: Rules, tally: Tally
+        self, paths: list[bytes], listed: Iterable[bytes], excludes: Excludes, rules: Rules, tally: Tally
     ) -> None:
-        """Args: paths, listed: as given. A listed path that is not there is a warning.
+        """Args: paths, listed: as given. A listed path that is not there is a warning; there may be millions.
 
         Raises NotFound when none of those listed is there.
         """
-        given = {absolute(path) for path in paths}
-        if listed:
-            given |= _present({absolute(path) for path in listed} - given, tally)
-            if not given:
-                raise NotFound("none of the listed files exists", hint="look at the warnings above")
-        self._tops = reduce_roots(given)
-        entered = frozenset(given) - frozenset(self._tops)
-        # Lists differ from day to day: what stays the same, and finds the last backup again, is above them.
-        leading = _common_directory(self._tops) if listed else b""
-        self._rules = dataclasses.replace(rules, entered=entered, leading=leading)
-        self.roots = [leading] if leading else self._tops
         self._excludes = excludes
         self._tally = tally
+        self._named = {absolute(path) for path in paths}
         self.left_out: list[bytes] = []
+        found = _Listed(listed, self._named, tally, directories=rules.one_file_system)
+        self.key = found.key
+        if not found.any:
+            self._rules = dataclasses.replace(rules, entered=frozenset(self._named))
+            self._tops: Iterable[bytes] = list(reduce_roots(sorted(self._named)))
+            self.roots = list(self._tops)
+            return
+        self._tops = Sorter(reduce_roots(found.paths))
+        # Lists differ from day to day: what stays the same, and finds the last backup again, is above them.
+        leading = _common_directory(self._tops)
+        self._rules = dataclasses.replace(
+            rules, entered=frozenset(found.directories), leading=leading, listed=True
+        )
+        self.roots = [leading] if leading else list(self._tops)
 
     def sizes(self) -> Iterator[int]:
         """See Input: a walk of its own, that warns of nothing."""
@@ -87,7 +96,7 @@ class Trees:
 
     def check(self) -> None:
         """See Input. Raises NotFound, UsageError."""
-        for root in self._tops:
+        for root in sorted(self._named):
             check_root(root)
         check_not_own(self._tops, self._rules.own)
 
@@ -103,30 +112,59 @@ class Trees:
         return source, [taken.records(stream, source, units) for stream in range(streams)]
 
 
-def _common_directory(paths: list[bytes]) -> bytes:
+class _Listed:
+    """The paths of a list, and those that were named, as far as they are there.
+
+    Attributes:
+        any: there was a list.
+        paths: all of them, sorted.
+        directories: which of them are directories, if that was asked for.
+        key: of all that were listed, whether they are there or not.
+    """
+
+    def __init__(
+        self, listed: Iterable[bytes], named: set[bytes], tally: Tally, *, directories: bool
+    ) -> None:
+        """Raises NotFound when none is there."""
+        self.any = False
+        self.paths = Sorter(named)
+        self.directories = set(named)
+        key = hashlib.sha256()
+        for path in Sorter(map(absolute, listed)):
+            self.any = True
+            key.update(path + b"\0")
+            try:
+                status = longpath.lstat(path)
+            except OSError as error:
+                tally.warn(path, f"not backed up: {reason(error)}")
+                continue
+            self.paths.add(path)
+            if directories and stat.S_ISDIR(status.st_mode):
+                self.directories.add(path)
+        self.key = key.digest()
+        if self.any and next(iter(self.paths), None) is None:
+            raise NotFound("none of the listed files exists", hint="look at the warnings above")
+
+
+def _common_directory(paths: Iterable[bytes]) -> bytes:
     """Above all of them, or the only one itself; empty if there is none, as above two drives."""
-    try:
-        return os.path.commonpath(paths).replace(os.sep.encode(), b"/")
-    except ValueError:
-        return b""
-
-
-def _present(listed: set[bytes], tally: Tally) -> set[bytes]:
-    found = set()
-    for path in sorted(listed):
-        try:
-            longpath.lstat(path)
-        except OSError as error:
-            tally.warn(path, f"not backed up: {reason(error)}")
-        else:
-            found.add(path)
-    return found
+    common = b""
+    for path in paths:
+        if not common:
+            common = path
+        elif not is_inside(path, common):
+            try:
+                common = os.path.commonpath((common, path)).replace(os.sep.encode(), b"/")
+            except ValueError:
+                return b""
+    return common
 
 
 class Stream:
     """Standard input, or the output of a command."""
 
     needs_base = resumable = False
+    key = b""
     streams_max = 1
 
     def __init__(self, name: str, command: list[str] | None, tally: Tally) -> None:
@@ -151,6 +189,7 @@ class Images:
     """Devices and images of disks."""
 
     needs_base = resumable = False
+    key = b""
     streams_max = 16
 
     def __init__(self, paths: list[bytes], tally: Tally) -> None:

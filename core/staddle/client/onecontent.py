@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from staddle.api.types import Buffer
-from staddle.client.contents import Batch, FileRow, Piece
+from staddle.client.contents import OFFSET_MAX, Batch, FileRow, Piece
 from staddle.client.making import Rows
 from staddle.client.owners import OwnerOptions, Owners
 from staddle.client.scan import reason, split
@@ -119,6 +119,8 @@ class OneContent:
         if self._sink is None:
             self._sink = self._open_sink()
             self._sink.begin(piece.file.size_bytes)
+        if piece.end > OFFSET_MAX:
+            raise Corrupt(f"{os.fsdecode(self._path)!r}: the backup gives an impossible size")
         if piece.begin != self._end:
             raise Corrupt(
                 f"{os.fsdecode(self._path)!r}: the part before byte {piece.begin} is not in the backup"
@@ -141,8 +143,8 @@ class OneContent:
 
     def end_of_pass(self) -> None:
         """The backup was gone through: was it found, or only a hard link to it."""
-        if self._sink is None and self._next and self._next != self.wanted:
-            self.wanted, self._next = self._next, b""
+        if self._sink is None and self._next and self.wanted == self._path:
+            self.wanted, self._next = self._next, b""  # which has the content: no link leads on from there
         else:
             self.wanted = b""
 

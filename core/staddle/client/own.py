@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from staddle.client.scan import parents
 from staddle.config import home_paths, load
@@ -34,15 +35,18 @@ def own_directories(home: str | None) -> frozenset[Identity]:
     return frozenset(filter(None, map(_identity, places)))
 
 
-def check_not_own(roots: list[bytes], own: frozenset[Identity]) -> None:
-    """Raises UsageError for a root that lies in one of the grid's own directories."""
-    for root in roots if own else []:
-        for path in (root, *parents(root)):
-            if _identity(os.fsdecode(path)) in own:
+def check_not_own(roots: Iterable[bytes], own: frozenset[Identity]) -> None:
+    """Raises UsageError for a root, of sorted ones, that lies in one of the grid's own directories."""
+    known: set[bytes] = set()
+    for root in roots if own else ():
+        above = [root, *parents(root)]
+        for path in above:
+            if path not in known and _identity(os.fsdecode(path)) in own:
                 raise UsageError(
                     f"{os.fsdecode(root)!r} is this grid's own: a backup of it would be part of itself",
                     hint="copies on other media are made by the pool (`copies`), not by backups of media",
                 )
+        known = set(above)
 
 
 def _identity(path: str) -> Identity | None:

@@ -76,7 +76,7 @@ class _Ids:
         found = self._find(target)
         if found is not None:
             return found
-        if target.isascii() and target.isdecimal() and int(target) <= _ID_MAX:
+        if target.isascii() and target.isdecimal() and len(target) <= 10 and int(target) <= _ID_MAX:
             return int(target)
         raise UsageError(f"{what}: this system has no {target!r}", hint="create it first, or give its number")
 

@@ -58,7 +58,7 @@ class Pipe:
 
     async def _fetch(self, batch: Batch) -> Buffer | StaddleError:
         try:
-            return await self._reader.chunks(batch.index, batch.rows(), batch.size_bytes)
+            return await self._reader.chunks(batch.index, batch.chunks, batch.rows(), batch.size_bytes)
         except StaddleError as error:
             return error
 

@@ -9,12 +9,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Self, TypeVar
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from staddle.api.types import Buffer
 from staddle.client.agents import AgentLinks, may_pass, telling
 from staddle.client.connection import GridConnection
-from staddle.data.manifest import Manifest, decode
+from staddle.data.crypto import digest
+from staddle.data.manifest import Chunks, Manifest, decode
 from staddle.errors import Corrupt, Denied, StaddleError
 from staddle.wire.calls import Reply
 from staddle.wire.ops.base import Operation
@@ -26,12 +28,13 @@ CHUNKS_BYTES_MAX = 32 << 20
 CHUNKS_ROWS_MAX = 32_768
 """Most rows of one `chunks` call: their numbers travel in the request's meta."""
 READ_AHEAD = 2
-READ_AHEAD_ROWS = 100_000
+READ_AHEAD_ROWS = 20_000
 """After a manifest of more rows none is read ahead: some of that size would fill the memory."""
 PATIENCE_S = 30.0
 """How long a read waits while no agent at all can be reached."""
 _PAUSE_S = 1.0
 _CALL_TIMEOUT_S = 120.0
+_DISTRUST = "look at that agent's host: no medium's damage can do this"
 _MANAGER_PATIENCE_S = 30.0
 
 T = TypeVar("T")
@@ -119,6 +122,8 @@ class BackupReader:
         what = f"manifest {ref.id.hex()} of backup {self.opened.backup}"
 
         async def accept(reply: Reply) -> Manifest:
+            if ref.plain_digest and await asyncio.to_thread(digest, [reply.payload]) != ref.plain_digest:
+                raise Corrupt(f"{what}: an agent gave another one than was committed", hint=_DISTRUST)
             manifest = await asyncio.to_thread(decode, reply.payload, what)
             if (manifest.head.backup, manifest.head.stream, manifest.head.ordinal) != (
                 self.opened.backup,
@@ -132,11 +137,12 @@ class BackupReader:
             READ_MANIFEST, lambda signed: ReadManifest(signed=signed, manifest=ref.id), accept
         )
 
-    async def chunks(self, index: int, rows: NDArray[np.uint32], size_bytes: int) -> Buffer:
+    async def chunks(self, index: int, chunks: Chunks, rows: NDArray[np.uint32], size_bytes: int) -> Buffer:
         """The bytes of some chunks, one behind the other.
 
         Args:
             index: number of the manifest.
+            chunks: its chunk rows.
             rows: numbers of its chunk rows, at most CHUNKS_ROWS_MAX, zero regions left out.
             size_bytes: the sum of their lengths, at most CHUNKS_BYTES_MAX.
 
@@ -154,6 +160,8 @@ class BackupReader:
                 raise Corrupt(
                     f"an agent sent {len(reply.payload)} bytes for {size_bytes} of manifest {manifest.hex()}"
                 )
+            if key := self.opened.fingerprint_key:
+                await asyncio.to_thread(_check_chunks, reply.payload, chunks, rows, key)
             return reply.payload
 
         return await self._ask(
@@ -176,8 +184,13 @@ class BackupReader:
             for name in self._links.order():
                 try:
                     reply = await self._links.ask(name, operation, request(signed), timeout_s=_CALL_TIMEOUT_S)
+                except StaddleError as error:
+                    errors.append(error)
+                    continue
+                try:
                     return await accept(reply)
                 except StaddleError as error:
+                    self._links.distrust(name)
                     errors.append(error)
             if not renewed and any(isinstance(error, Denied) for error in errors):
                 renewed = True
@@ -205,3 +218,13 @@ class BackupReader:
                 )
             self.opened = opened
             self._links.update(opened.agents)
+
+
+def _check_chunks(data: Buffer, chunks: Chunks, rows: NDArray[np.uint32], key: bytes) -> None:
+    """Is every chunk what its fingerprint says. Raises Corrupt."""
+    view, at = memoryview(data), 0
+    fingerprints, lengths = chunks.fingerprints[rows], chunks.lengths[rows].tolist()
+    for number, length in enumerate(lengths):
+        if blake3(view[at : at + length], key=key).digest() != fingerprints[number].tobytes():
+            raise Corrupt("an agent gave other data than was backed up", hint=_DISTRUST)
+        at += length

@@ -280,9 +280,7 @@ class Restore:
     def _lose_manifest(self, index: int, error: StaddleError) -> None:
         if index not in self._lost_manifests:  # a second pass meets it again
             self._lost_manifests.add(index)
-            self._lose(
-                b"", f"part {index + 1} of the backup can't be read, nor what it names: {error.message}"
-            )
+            self._lose(b"", f"part {index + 1} of the backup can't be read, nor what it names: {error}")
 
     def _lose(self, path: bytes, why: str) -> None:
         self._lost_count += 1

@@ -18,6 +18,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -63,7 +64,7 @@ class Claim:
         """
         self.request = secrets.token_bytes(REQUEST_BYTES)
         self.earlier = False
-        named = msgspec.msgpack.encode([settings.grid, settings.host, what], order="deterministic")
+        named = _packed([settings.grid, settings.host, what])
         key = hashlib.sha256(named).hexdigest()[:32]
         self._directory = os.path.join(settings.state_dir, "backups")
         self._path = os.path.join(self._directory, key)
@@ -105,6 +106,22 @@ class Claim:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         lock.release()
+
+
+def _packed(value: object) -> bytes:
+    """The same bytes for the same value. Patterns and names may hold bytes that are no text."""
+    plain = msgspec.to_builtins(value, builtin_types=(bytes,))
+    return msgspec.msgpack.encode(_textless(plain), order="deterministic")
+
+
+def _textless(value: Any) -> Any:
+    if isinstance(value, str):
+        return os.fsencode(value)
+    if isinstance(value, list | tuple):
+        return [_textless(each) for each in value]
+    if isinstance(value, dict):
+        return [[_textless(key), _textless(item)] for key, item in sorted(value.items())]
+    return value
 
 
 @dataclass

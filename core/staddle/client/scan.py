@@ -5,7 +5,7 @@ the same stream, and a base manifest can be read beside it.
 
 Directories are read by descriptor, each opened from the one above it and never through a symlink: nobody can
 lead the walk elsewhere by swapping one while the backup runs, and a path may be of any length. Of a directory
-only the names are kept, so that one with millions of entries fits into memory.
+only the names are kept, and of millions of them few at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from staddle.client.exclude import Excludes
+from staddle.client.sorting import Sorter
 from staddle.data.entries import PATH_BYTES_MAX
 from staddle.errors import NotFound
 from staddle.platform import fsattrs, longpath
@@ -59,10 +60,15 @@ def absolute(path: str | bytes) -> bytes:
     return full.replace(os.sep.encode(), b"/")
 
 
-def reduce_roots(paths: Iterable[bytes]) -> list[bytes]:
-    """Sorted roots without those that lie inside another one."""
-    given = set(paths)
-    return sorted(path for path in given if not any(above in given for above in parents(path)))
+def reduce_roots(paths: Iterable[bytes]) -> Iterator[bytes]:
+    """Of sorted paths those that lie inside none of the others."""
+    above: list[bytes] = []  # those given out that a path to come may lie in, each a prefix of the next
+    for path in paths:
+        while above and not path.startswith(above[-1]):
+            above.pop()
+        if not any(path == top or path.startswith(top.rstrip(b"/") + b"/") for top in above):
+            above.append(path)
+            yield path
 
 
 def parents(path: bytes) -> Iterator[bytes]:
@@ -117,6 +123,7 @@ class Rules:
         entered: with `one_file_system`, paths of other file systems that were asked for by name.
         nodump: what has the nodump flag is left out.
         own: (st_dev, st_ino) of directories whose contents are the grid's own; an empty directory stays.
+        listed: the roots come from a list: one that is gone is a warning.
         leading: the directories above the roots are entries too, from this one down; empty for none.
     """
 
@@ -126,6 +133,7 @@ class Rules:
     entered: frozenset[bytes] = frozenset()
     nodump: bool = False
     own: frozenset[tuple[int, int]] = frozenset()
+    listed: bool = False
     leading: bytes = b""
 
 
@@ -137,10 +145,10 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW",
 _BY_DESCRIPTOR = sys.platform != "win32"
 
 
-def scan(roots: list[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES) -> Iterator[Found]:
+def scan(roots: Iterable[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES) -> Iterator[Found]:
     """Everything below `roots`, in order. What can't be read is a warning, never an end.
 
-    Raises NotFound when a root itself does not exist: that is a mistake, not a file that vanished.
+    Raises NotFound when a root that was named does not exist: that is a mistake, not a file that vanished.
     """
     return iter(Scan(roots, excludes, warn, rules))
 
@@ -149,15 +157,25 @@ class _Level:
     """A directory that is being walked.
 
     Attributes:
-        names: of the entries still to come, the next one last.
+        names: of the entries still to come, in order.
+        marks: see __init__.
         fd: the open directory; -1 while it is closed to save descriptors, and where there are none.
         device: of the file system that the walk is on.
     """
 
-    __slots__ = ("device", "fd", "names", "path", "status")
+    __slots__ = ("device", "fd", "marks", "names", "path", "status")
 
-    def __init__(self, found: Found, above: int, device: int) -> None:
-        """Open and list it. Args: above: the open directory above it, or -1. Raises OSError."""
+    def __init__(self, found: Found, above: int, device: int, wanted: frozenset[bytes]) -> None:
+        """Open and list it.
+
+        Args:
+            found: the directory.
+            above: the open directory above it, or -1.
+            device: see above.
+            wanted: of these names it is said in `marks` which ones are there.
+
+        Raises OSError.
+        """
         self.path = found.path
         self.status = found.status
         self.fd = -1
@@ -168,12 +186,17 @@ class _Level:
             else:
                 self.fd = longpath.open(self.path, _FLAGS)
             self.status = os.fstat(self.fd)  # opening it may have mounted it
+        self.marks: set[bytes] = set()
+        sorter = Sorter()
         try:
-            self.names = longpath.listdir(self.fd if _BY_DESCRIPTOR else self.path)
+            for name in longpath.names(self.fd if _BY_DESCRIPTOR else self.path):
+                sorter.add(name)
+                if name in wanted:
+                    self.marks.add(name)
         except OSError:
             self.close()
             raise
-        self.names.sort(reverse=True)
+        self.names = iter(sorter)
 
     def reopen(self) -> None:
         """Have it open again after a way further down. Raises OSError, also if it is another one now."""
@@ -196,18 +219,23 @@ class Scan:
         left_out: directories whose contents are the grid's own, as far as they were met.
     """
 
-    def __init__(self, roots: list[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES) -> None:
-        """Args: roots: absolute, none inside another (`reduce_roots`)."""
+    def __init__(
+        self, roots: Iterable[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES
+    ) -> None:
+        """Args: roots: absolute, sorted, none inside another (`reduce_roots`)."""
         self._roots = roots
         self._excludes = excludes
         self._warn = warn
         self._rules = rules
+        self._marks = frozenset(tag.name for tag in rules.tags)
         self.left_out: list[bytes] = []
 
     def __iter__(self) -> Iterator[Found]:
         last = b""
         for root in self._roots:
-            status = check_root(root)
+            status = self._root(root)
+            if status is None:
+                continue
             if self._rules.leading:
                 yield from self._lead(last, root)
                 last = root
@@ -215,6 +243,15 @@ class Scan:
             yield found
             if stat.S_ISDIR(status.st_mode):
                 yield from self._below(found)
+
+    def _root(self, root: bytes) -> os.stat_result | None:
+        if not self._rules.listed:
+            return check_root(root)
+        try:
+            return longpath.lstat(root)
+        except OSError as error:
+            self._warn(root, f"not read: {reason(error)}")
+            return None
 
     def _lead(self, last: bytes, root: bytes) -> Iterator[Found]:
         """The directories above a root that were not above the one before it."""
@@ -234,10 +271,11 @@ class Scan:
             self._enter(levels, top, top.status.st_dev)
             while levels:
                 level = levels[-1]
-                if not level.names or not self._reopened(level):
+                name = next(level.names, None)
+                if name is None or not self._reopened(level):
                     levels.pop().close()
                     continue
-                found = self._look(level, level.names.pop())
+                found = self._look(level, name)
                 if found is None:
                     continue
                 yield found
@@ -277,7 +315,7 @@ class Scan:
                 return
             device = status.st_dev
         try:
-            level = _Level(found, levels[-1].fd if levels else -1, device)
+            level = _Level(found, levels[-1].fd if levels else -1, device, self._marks)
         except OSError as error:
             self._warn(path, f"directory not read: {reason(error)}")
             return
@@ -297,8 +335,8 @@ class Scan:
 
     def _heed_tags(self, level: _Level) -> None:
         for tag in self._rules.tags:
-            if tag.name in level.names and (not tag.header or self._has_header(level, tag)):
-                level.names = [tag.name]
+            if tag.name in level.marks and (not tag.header or self._has_header(level, tag)):
+                level.names = iter([tag.name])
                 return
 
     def _has_header(self, level: _Level, tag: Tag) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from staddle.client.attributes import capture
 from staddle.client.base import BaseIndex, BaseRow
+from staddle.client.hardlinks import HardLinks
 from staddle.client.reading import (
     Denied,
     NotRead,
@@ -25,7 +26,7 @@ from staddle.client.reading import (
 )
 from staddle.client.rows import RowBatch, part_meta, unchanged_flags
 from staddle.client.scan import Found, reason
-from staddle.client.units import HardLinks, OwnerNames, Record, Tally, Unit, Units
+from staddle.client.units import OwnerNames, Record, Tally, Unit, Units
 from staddle.data.entries import EXTRA_BYTES_MAX
 from staddle.data.records import EntryFlag, EntryType
 from staddle.engine.messages import WHOLE_BASE
@@ -40,7 +41,7 @@ class Source:
     def __init__(self, base: BaseIndex, tally: Tally) -> None:
         self._base = base
         self._tally = tally
-        self._links = HardLinks()
+        self._links = HardLinks(lambda message: tally.warn(b"", message))
         self._names = OwnerNames()
 
     def records(self, units: Units) -> Iterator[Record]:

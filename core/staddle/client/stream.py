@@ -39,6 +39,7 @@ from staddle.engine.messages import (
     Ticket,
     Wait,
 )
+from staddle.engine.said import TEXT_CHARS_MAX
 from staddle.engine.sender import StreamSender
 from staddle.errors import Cancelled, PathLost, StaddleError
 from staddle.wire.channel import Channel, Data
@@ -301,7 +302,7 @@ class StreamDriver:
             self._lost(channel, f"the agent sent what cannot be read: {error}")
             return
         if isinstance(message, PathFailed):
-            self._last_failure = message.message
+            self._last_failure = message.message[:TEXT_CHARS_MAX]
         self._happened(self.sender.on_message(message, _now_ns()))
 
     def _lost(self, channel: Channel, why: str) -> None:

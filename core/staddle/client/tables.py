@@ -37,7 +37,8 @@ class ByteTable:
         self._fill += value
         self._ends.append(self._ends[-1] + len(value))
         if len(self._fill) >= _BLOCK_BYTES:
-            self._packed.append(self._compressor.compress(bytes(self._fill)))
+            # The compressor's own result keeps the room that the block might have needed.
+            self._packed.append(memoryview(self._compressor.compress(bytes(self._fill))).tobytes())
             self._firsts.append(self._fill_first)
             self._fill_first = len(self)
             self._fill = bytearray()

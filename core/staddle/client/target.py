@@ -285,5 +285,9 @@ def check_hopeless(error: OSError, root: bytes) -> None:
     if error.errno in _HOPELESS:
         raise StaddleError(
             f"cannot go on restoring to {os.fsdecode(root)!r}: {reason(error)}",
-            hint="make room, or restore to another directory",
+            hint=(
+                "mount it for writing, or restore to another directory"
+                if error.errno == errno.EROFS
+                else "make room, or restore to another directory"
+            ),
         ) from error

@@ -110,27 +110,6 @@ class Units:
         return found if found is not None else next(self._founds, None)
 
 
-class HardLinks:
-    """The first path of each inode that has several. One instance for all streams of a job."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._first: dict[tuple[int, int], bytes] = {}
-
-    def first(self, found: Found) -> bytes:
-        """The path that has the content; the found one itself if it came first."""
-        status = found.status
-        with self._lock:
-            return self._first.setdefault((status.st_dev, status.st_ino), found.path)
-
-    def forget(self, found: Found) -> None:
-        """Its content could not be read by this path: another path of the same inode may have it."""
-        key = (found.status.st_dev, found.status.st_ino)
-        with self._lock:
-            if self._first.get(key) == found.path:
-                del self._first[key]
-
-
 class OwnerNames:
     """Names of users and groups, looked up once each."""
 

@@ -22,9 +22,11 @@ from staddle.wire.ops.admin import VERIFY_PLAN, VerifyObject, VerifyObjects, Ver
 from staddle.wire.ops.data import CHECK_OBJECT, CheckObject
 from staddle.wire.ops.repair import (
     CHECK_MEDIUM,
+    CHECK_TOGETHER,
     REPAIR_OBJECT,
     BadPlacement,
     CheckMedium,
+    CheckTogether,
     Repaired,
     RepairObject,
 )
@@ -36,16 +38,17 @@ _CHECK_TIMEOUT_S = 120.0
 _REPAIR_TIMEOUT_S = 600.0
 _MANAGER_PATIENCE_S = 30.0
 
-LOST, DAMAGED, UNSURE = "lost", "damaged", "unsure"
-"""What is to be said of an object: no copy of it is whole; another one is; none could be read now."""
+LOST, DAMAGED, UNSURE, SPLIT = "lost", "damaged", "unsure", "split"
+"""What is to be said of an object: no copy of it is whole; another one is; none could be read now; none is
+whole, but each place of it is in one of them."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong. `kind`, `object` and `medium` are empty where they say nothing.
 
-    `verdict` is of the whole object: LOST, DAMAGED or UNSURE. `repair` says what became of it, if that was
-    asked for.
+    `verdict` is of the whole object: LOST, DAMAGED, UNSURE or SPLIT. `repair` says what became of it, if
+    that was asked for.
     """
 
     backups: list[int]
@@ -63,7 +66,12 @@ class Finding:
             return self.message
         backups = f"backup {_numbers(self.backups)}: " if self.backups else ""
         where = f" on {self.medium}" if self.medium else ""
-        what = {LOST: "", DAMAGED: " (another copy is whole)", UNSURE: " (no other copy can be read now)"}
+        what = {
+            LOST: "",
+            DAMAGED: " (another copy is whole)",
+            UNSURE: " (no other copy can be read now)",
+            SPLIT: " (what is damaged here is whole in another copy: --repair joins them)",
+        }
         repair = f"; {self.repair}" if self.repair else ""
         return f"{backups}{self.kind} {self.object}{where}: {self.message}{what[self.verdict]}{repair}"
 
@@ -90,6 +98,7 @@ class VerifySummary:
     objects_lost: int = 0
     objects_unsure: int = 0
     objects_damaged: int = 0
+    objects_split: int = 0
     repaired: int = 0
 
 
@@ -181,6 +190,7 @@ class Verify:
             objects_lost=self._verdicts[LOST],
             objects_unsure=self._verdicts[UNSURE],
             objects_damaged=self._verdicts[DAMAGED],
+            objects_split=self._verdicts[SPLIT],
             repaired=self._repaired,
         )
 
@@ -250,6 +260,8 @@ class Verify:
         if not wrong and not healed:
             return
         verdict = DAMAGED if whole else LOST if all(copy.bad for copy in copies) else UNSURE
+        if not whole and await self._whole_together(first.id, copies):
+            verdict = SPLIT
         repair = ""
         if self._repair and (healed or any(copy.bad for copy in copies)):
             repair = await self._mend(first.id, [copy for copy in copies if copy.bad and copy.row.name])
@@ -263,10 +275,23 @@ class Verify:
         for copy in wrong:
             self._found(_finding(copy, verdict, repair))
 
+    async def _whole_together(self, item: bytes, copies: list[_Copy]) -> bool:
+        """Can damaged copies be joined to a whole one. Only known once all of them were read."""
+        damaged = [copy for copy in copies if copy.code == "CORRUPT" and copy.row.name]
+        if len(damaged) < 2 or not self._read_data:
+            return False
+        request = CheckTogether(id=item, bad=_placements(damaged))
+        try:
+            answer = await self._grid.manager.call_patiently(
+                CHECK_TOGETHER, request, patience_s=_MANAGER_PATIENCE_S, timeout_s=_REPAIR_TIMEOUT_S
+            )
+        except StaddleError:  # also a manager of an earlier release
+            return False
+        return answer.whole
+
     async def _mend(self, item: bytes, bad: list[_Copy]) -> str:
         """Have one object repaired now; what became of it, in words."""
-        placements = [BadPlacement(copy.row.medium, copy.row.name, copy.code) for copy in bad]
-        return await self._ask_repair(item, placements)
+        return await self._ask_repair(item, _placements(bad))
 
     async def _ask_repair(self, item: bytes, placements: list[BadPlacement]) -> str:
         try:
@@ -320,6 +345,10 @@ class Verify:
     def _found(self, finding: Finding) -> None:
         self._findings += 1
         self._on_finding(finding)
+
+
+def _placements(copies: list[_Copy]) -> list[BadPlacement]:
+    return [BadPlacement(copy.row.medium, copy.row.name, copy.code) for copy in copies]
 
 
 def _finding(copy: _Copy, verdict: str, repair: str) -> Finding:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from staddle.api.types import Buffer
-from staddle.client.contents import Batch, FileRow, Piece
+from staddle.client.contents import OFFSET_MAX, Batch, FileRow, Piece
 from staddle.client.ending import Folders, LinkAliases, Links
 from staddle.client.holes import stored_runs
 from staddle.client.making import Maker
@@ -125,6 +125,8 @@ class Writer:
 
     @staticmethod
     def _write_runs(file: _OpenFile, piece: Piece, data: memoryview) -> None:
+        if piece.end > OFFSET_MAX:
+            raise StaddleError("the backup gives an impossible size")
         at = 0
         for start, length in piece.runs:
             run = data[at : at + length]

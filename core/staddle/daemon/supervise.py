@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ STOP_LIMIT_S = 15.0
 _POLL_S = 0.05
 _LOG_READ_BYTES = 1 << 20
 _ERROR = "staddle: "
+_ROOM_BYTES = 4096
 
 
 def parts(settings: Settings) -> list[str]:
@@ -38,7 +40,7 @@ class _Started:
 
 
 def start_missing(settings: Settings) -> list[RunFile]:
-    """Start what does not run; the daemons that were started.
+    """Start what does not run; the daemons that were started. Interrupted, it takes them back.
 
     Raises: StaddleError for one that fails, with its own words and its own exit code.
     """
@@ -47,10 +49,16 @@ def start_missing(settings: Settings) -> list[RunFile]:
     started: list[_Started] = []
     try:
         for part in missing:
-            started.append(_spawn(home, part))
+            with process.interrupted_later():
+                started.append(_spawn(home, part))
             if part == "manager":
                 _await_ready(home, started[-1])
         return [_await_ready(home, each) for each in started]
+    except KeyboardInterrupt:
+        # One that is not ready yet is known to nobody else: `down` would not find it.
+        for each in reversed(started):
+            _end(each.process)
+        raise
     finally:
         for each in started:
             process.forget(each.process)
@@ -64,6 +72,16 @@ def _spawn(home: str, part: str) -> _Started:
     path = os.path.join(log_dir, f"{part}.out")
     with open(path, "ab") as log:
         return _Started(part, process.spawn_detached(argv, log), path, log.tell())
+
+
+def _end(daemon: subprocess.Popen[bytes]) -> None:
+    """Ask it to end; one that does not listen is killed."""
+    daemon.terminate()
+    try:
+        daemon.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait(STOP_LIMIT_S)
 
 
 def _await_ready(home: str, started: _Started) -> RunFile:
@@ -102,6 +120,8 @@ def _cause(started: _Started) -> str:
         return "it left no log"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    if not lines and shutil.disk_usage(os.path.dirname(started.log)).free < _ROOM_BYTES:
+        return f"no space left on device, not even for its log in {os.path.dirname(started.log)}"
     return said[0] if said else (lines or ["it said nothing"])[-1]
 
 

@@ -203,6 +203,8 @@ def _unpack(packed: _Packed) -> Manifest:
     count = column(packed.chunk_count, "<u4", len(entries), "chunk_count")
     if bool((first.astype(np.uint64) + count > len(chunks)).any()):
         raise EntriesError("an entry refers to chunks that are not there")
+    if int(count.sum(dtype=np.uint64)) > CHUNKS_MAX:  # readers spread the rows out: none shares a chunk row
+        raise EntriesError(f"its entries refer to more than {CHUNKS_MAX} chunks in all")
     return Manifest(head=packed.head, entries=entries, chunk_first=first, chunk_count=count, chunks=chunks)
 
 

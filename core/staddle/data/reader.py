@@ -27,6 +27,9 @@ from staddle.errors import Cancelled, Corrupt, DeadlineExceeded, MediumFailed, N
 BATCH_RAW_BYTES = 32 * 1024 * 1024
 """Raw bytes of one batch; two of them are in memory at a time."""
 
+DIRECTORIES_BYTES_MAX = 16 << 20
+"""Of the directories of containers that are kept; one of small files' chunks may have megabytes."""
+
 _ROWS_MAX = 1 << 16  # of one batch: bounds what the caller's small files cost
 
 
@@ -62,7 +65,7 @@ class ChunkReader:
         threads: int = 3,
         get_timeout_s: float = 30.0,
         batch_timeout_s: float = 600.0,
-        containers_max: int = 64,
+        directories_bytes_max: int = DIRECTORIES_BYTES_MAX,
     ) -> None:
         """Begin without anything open.
 
@@ -74,7 +77,7 @@ class ChunkReader:
             threads: containers read at a time.
             get_timeout_s: deadline of one get.
             batch_timeout_s: longest wait for a batch, over all its copies.
-            containers_max: directories kept between batches.
+            directories_bytes_max: of containers' directories kept between batches.
         """
         self._keys = keys
         self._locate = locate
@@ -82,11 +85,12 @@ class ChunkReader:
         self._batch_raw_bytes = batch_raw_bytes
         self._get_timeout_s = get_timeout_s
         self._batch_timeout_s = batch_timeout_s
-        self._containers_max = containers_max
+        self._directories_bytes_max = directories_bytes_max
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="staddle-read")
         self._lock = threading.Lock()
         self._closed = False
         self._idle: OrderedDict[bytes, tuple[list[Copy], ContainerReader]] = OrderedDict()
+        self._idle_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -184,6 +188,7 @@ class ChunkReader:
         """Wanted chunks (fingerprint -> ordinal) of one container, from as many of its copies as it takes."""
         with self._lock:
             kept = self._idle.pop(container_id, None)
+            self._idle_bytes -= _cost(kept[1]) if kept else 0
         copies, reader = kept or ([], None)
         asked_again = False
         found: _Found = {}
@@ -226,9 +231,18 @@ class ChunkReader:
     def _keep(self, container_id: bytes, copies: list[Copy], reader: ContainerReader) -> None:
         """Keep the directory for the next batches, the copy that works first."""
         with self._lock:
+            before = self._idle.pop(container_id, None)  # kept by another thread meanwhile
             self._idle[container_id] = (copies, reader)
-            while len(self._idle) > self._containers_max:
-                self._idle.popitem(last=False)
+            self._idle_bytes += _cost(reader)
+            self._idle_bytes -= _cost(before[1]) if before else 0
+            while self._idle_bytes > self._directories_bytes_max:
+                _, (_, last) = self._idle.popitem(last=False)
+                self._idle_bytes -= _cost(last)
+
+
+def _cost(reader: ContainerReader) -> int:
+    """What an open container takes in memory, about."""
+    return 4096 + 49 * len(reader.directory)
 
 
 def _take(reader: ContainerReader, container_id: bytes, wanted: dict[bytes, int], found: _Found) -> None:

@@ -79,6 +79,12 @@ def open_object(keys: DomainKeys, kind: Kind, object_id: bytes, blob: Buffer) ->
     return open_body(blob, head, footer, cipher, nonce=SEALED_PART_NONCE, what=what)
 
 
+def logged_digest(kind: Kind, blob: Buffer) -> bytes:
+    """By what the log knows an object: the digest of its bytes, of a container those before its footer."""
+    view = memoryview(blob)
+    return digest([view[:-FOOTER_BYTES] if kind is Kind.CONTAINER else view])
+
+
 def seal_body(
     object_id: bytes, head: bytes, plain: Buffer, cipher: Aead, *, nonce: bytes, version: int
 ) -> SealedObject:

@@ -78,12 +78,13 @@ class Core:
         self.store = store
         self.delta = Delta()
         self.merge_error = ""
-        self._merge_floor_rows = merge_floor_rows
+        self.merge_floor_rows = merge_floor_rows
+        self.released = False
         self._frozen: _Frozen | None = None
         self._round: MergeRound | None = None
         self._retry_rows = 0
         self._removed = 0
-        self._refused = ""
+        self.refused = ""
         manifest = store.manifest
         self.applied_lsn = manifest.applied_lsn
         self.containers = ContainerTable(manifest.containers)
@@ -119,13 +120,13 @@ class Core:
 
     def check_writable(self, masks: Masks) -> None:
         """Raise Unavailable if the disk refused before, or merging fails still and the delta is too large."""
-        if self._refused:
-            raise self._unavailable(self._refused, "not_done")
+        if self.refused:
+            raise self.unavailable(self.refused, "not_done")
         if self.merge_error and len(self.delta) > _BACKLOG_MAX * self._threshold():
             self._retry_rows = 0
             self.merge_some(masks)
             if self.merge_error:
-                raise self._unavailable(f"merging fails: {self.merge_error}", "not_done")
+                raise self.unavailable(f"merging fails: {self.merge_error}", "not_done")
 
     def publish(self, entries: Entries, lsn: int) -> None:
         """Log entries and add them; durable on return."""
@@ -167,14 +168,23 @@ class Core:
         self.incomplete.unset(range(PARTITIONS))
         self.store.sweep()
 
-    def close(self) -> None:
-        """Drop a round under way and close the files."""
+    def release(self) -> None:
+        """Drop a round under way and close the files; what views show stays. Twice is fine."""
+        if self.released:
+            return
+        self.released = True
+        self.refused = self.refused or "its files are closed"
         self._abort_round()
-        self.run, self._frozen, self.delta = None, None, Delta()
         try:
             self._log.close()
         finally:
             self.store.close()
+
+    def close(self) -> None:
+        """Release, and forget everything."""
+        self._abort_round()
+        self.run, self._frozen, self.delta = None, None, Delta()
+        self.release()
 
     # --- merging ------------------------------------------------------------------------------
 
@@ -213,7 +223,7 @@ class Core:
             raise
 
     def _threshold(self) -> int:
-        return max(self._merge_floor_rows, (len(self.run) if self.run else 0) // _MERGE_SHARE)
+        return max(self.merge_floor_rows, (len(self.run) if self.run else 0) // _MERGE_SHARE)
 
     def _pending(self) -> int:
         """Rows that a merge would move or drop: those of removed containers are estimated by the mean."""
@@ -287,13 +297,14 @@ class Core:
         try:
             yield
         except OSError as error:
-            self._refused = str(error)
-            raise self._unavailable(self._refused, "in_doubt") from error
+            self.refused = str(error)
+            raise self.unavailable(self.refused, "in_doubt") from error
 
-    def _unavailable(self, why: str, outcome: Outcome) -> Unavailable:
+    def unavailable(self, why: str, outcome: Outcome) -> Unavailable:
+        """The error of a library that takes no changes now."""
         return Unavailable(
             f"fingerprint library {self.store.directory} takes no changes: {why}",
-            hint="mend or free the disk and restart the agent; jobs go on and store such chunks again",
+            hint="mend or free the disk: it is tried again; jobs go on meanwhile and store such chunks again",
             scope="agent",
             outcome=outcome,
         )

@@ -146,6 +146,11 @@ class Library:
         return self._core.applied_lsn
 
     @property
+    def refused(self) -> str:
+        """Why nothing is published until `reopen`; empty as long as the disk takes it."""
+        return self._core.refused
+
+    @property
     def owner_map(self) -> OwnerMap:
         """The owner map in force."""
         return self._owner_map
@@ -204,8 +209,8 @@ class Library:
 
         Raises:
             ValueError: wrong shapes, too many rows, falling lsns, an id that is not 16 bytes.
-            Unavailable: the disk refuses, now (in doubt) or since then. Open the library again and
-                publish from `applied_lsn`.
+            Unavailable: the disk refuses, now (in doubt) or since then. `reopen`, and publish from
+                `applied_lsn`.
             DeadlineExceeded: another writer does not finish; nothing was done.
         """
         with self._writing() as core:
@@ -308,24 +313,45 @@ class Library:
         """Forget everything, `applied_lsn` and damage included. Durable on return.
 
         Raises:
-            Unavailable: the disk refuses; in doubt, open again.
+            Unavailable: the disk refuses; in doubt, `reopen`.
         """
         with self._writing() as core:
             core.clear()
+            self._refresh()
+
+    def reopen(self) -> None:
+        """Read the files again after the disk refused: then it is known what they hold.
+
+        `applied_lsn` may be lower or higher afterwards. Look-ups go on meanwhile; if it fails they do as
+        before, nothing is published, and it may be tried again.
+
+        Raises:
+            Unavailable: the library is closed.
+            DeadlineExceeded: another writer does not finish; nothing was done.
+            Locked, NewerFormat, OSError: as `open`.
+        """
+        with self._writing(also_released=True) as core:
+            core.release()
+            store = Store.open(core.store.directory, core.store.files)
+            try:
+                self._core = Core(store, core.merge_floor_rows)
+            except BaseException:
+                store.unlock()
+                raise
             self._refresh()
 
     def close(self) -> None:
         """Close; a merge under way is dropped, and done again later. Twice is fine."""
         if self._view is None:
             return
-        with self._writing() as core, self._view_lock:
+        with self._writing(also_released=True) as core, self._view_lock:
             self._view = None
             core.close()
 
     # --- inside -------------------------------------------------------------------------------
 
     @contextmanager
-    def _writing(self) -> Iterator[Core]:
+    def _writing(self, *, also_released: bool = False) -> Iterator[Core]:
         if not self._writer.acquire(timeout=_WRITER_WAIT_S):
             raise DeadlineExceeded(
                 f"another writer held the fingerprint library for {_WRITER_WAIT_S:.0f} s",
@@ -336,7 +362,10 @@ class Library:
         try:
             if self._view is None:
                 raise _closed()
-            yield self._core
+            core = self._core
+            if core.released and not also_released:
+                raise core.unavailable(core.refused, "not_done")
+            yield core
         finally:
             self._writer.release()
 

@@ -78,13 +78,12 @@ def encode_entries(entries: Entries) -> list[Buffer]:
 
 
 def decode_entries(payload: memoryview) -> Entries:
-    """Read a PUBLISH payload; its digest has been checked, so a wrong size is a programming error."""
+    """Read a PUBLISH payload whose record `LogReader` has let pass."""
     containers, count = _COUNTS.unpack_from(payload)
     ids_at = _COUNTS.size
     counts_at = ids_at + containers * CONTAINER_ID_BYTES
     keys_at = counts_at + containers * 4
     places_at = keys_at + count * 16
-    assert len(payload) == places_at + count * 8, "a PUBLISH record of another size"
     keys = np.frombuffer(payload, "<u8", count * 2, keys_at).reshape(-1, 2)
     places = np.frombuffer(payload, "<u4", count * 2, places_at).reshape(-1, 2)
     return Entries(
@@ -95,6 +94,22 @@ def decode_entries(payload: memoryview) -> Entries:
         places[:, 0],
         places[:, 1],
     )
+
+
+def _makes_sense(kind: int, payload: memoryview) -> bool:
+    """Whether the parts of a payload have the sizes that it says. What a newer release added does."""
+    if kind == REMOVE:
+        return len(payload) % CONTAINER_ID_BYTES == 0
+    if kind != PUBLISH:
+        return True
+    if len(payload) < _COUNTS.size:
+        return False
+    containers, count = map(int, _COUNTS.unpack_from(payload))
+    counts_at = _COUNTS.size + containers * CONTAINER_ID_BYTES
+    if len(payload) != counts_at + containers * 4 + count * _ROW_BYTES:
+        return False
+    total = int(np.frombuffer(payload, "<u4", containers, counts_at).sum(dtype=np.uint64))
+    return total == count
 
 
 def split_ids(packed: memoryview) -> list[bytes]:
@@ -196,7 +211,7 @@ class LogReader:
                     return
                 payload = file.read(length)
                 expected = _digest(self.generation, self.good_bytes, head_bytes[: _HEAD.size], [payload])
-                if expected != head_bytes[_HEAD.size :]:
+                if expected != head_bytes[_HEAD.size :] or not _makes_sense(kind, memoryview(payload)):
                     return
                 yield Record(kind, lsn, memoryview(payload))
                 self.good_bytes += _HEAD_BYTES + length

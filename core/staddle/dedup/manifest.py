@@ -7,13 +7,16 @@ Layout: head as in `heads` ("staddle fingerprint library\n", length of the body)
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import msgspec
 from blake3 import blake3
 
 from staddle import typed
 from staddle.dedup.heads import HEAD_BYTES, pack_head, read_head
+from staddle.dedup.rows import CONTAINER_ID_BYTES, PARTITIONS
 from staddle.dedup.runs import RunRef
+from staddle.engine.bounds import Number
 from staddle.errors import Corrupt
 from staddle.platform.durable import Files, write_file_durable
 
@@ -34,11 +37,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         incomplete: partitions that lost rows: a miss there is `unknown`.
     """
 
-    applied_lsn: int
-    log_floor: int
+    applied_lsn: Number
+    log_floor: Number
     containers: bytes
     run: RunRef | None
-    incomplete: tuple[int, ...]
+    incomplete: tuple[Annotated[int, msgspec.Meta(ge=0, lt=PARTITIONS)], ...]
 
 
 def save_manifest(directory: str, manifest: Manifest, files: Files) -> None:
@@ -70,6 +73,9 @@ def load_manifest(directory: str) -> Manifest | None:
     if len(body) != head[0] or blake3(body).digest(length=16) != data[HEAD_BYTES:_BODY_AT]:
         raise Corrupt(f"{path}: damaged", hint=hint)
     try:
-        return typed.unpack(body, Manifest)
+        found = typed.unpack(body, Manifest)
     except msgspec.MsgspecError as error:
         raise Corrupt(f"{path}: {error}", hint=hint) from error
+    if len(found.containers) % CONTAINER_ID_BYTES:
+        raise Corrupt(f"{path}: half a container id", hint=hint)
+    return found

@@ -34,8 +34,8 @@ ROW_BYTES = 8 * ROW_WORDS
 WORD = np.dtype("<u8")
 
 _ROWS_PER_FENCE = 8
-_PREFIX_BITS_MIN = 8  # a bucket never spans two partitions
-_PREFIX_BITS_MAX = 30
+PREFIX_BITS_MIN = 8  # a bucket never spans two partitions
+PREFIX_BITS_MAX = 30
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _HIGH = np.uint64(0xFFFFFFFF00000000)
@@ -157,7 +157,7 @@ def without_repeats(rows: U64Array) -> U64Array:
 def prefix_bits_for(row_count: int) -> int:
     """Leading key bits that make buckets of four to eight rows."""
     bits = (row_count // _ROWS_PER_FENCE).bit_length()
-    return min(max(bits, _PREFIX_BITS_MIN), _PREFIX_BITS_MAX)
+    return min(max(bits, PREFIX_BITS_MIN), PREFIX_BITS_MAX)
 
 
 def fences_of(rows: U64Array, prefix_bits: int, partition: int | None = None) -> U32Array:
@@ -206,7 +206,7 @@ class Table:
 
     def partition(self, number: int) -> U64Array:
         """Rows of one partition: a view."""
-        per_partition = 1 << (self.prefix_bits - _PREFIX_BITS_MIN)
+        per_partition = 1 << (self.prefix_bits - PREFIX_BITS_MIN)
         first, end = self.fences[number * per_partition], self.fences[(number + 1) * per_partition]
         return self.rows[int(first) : int(end)]
 

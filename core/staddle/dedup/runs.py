@@ -16,6 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import suppress
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -24,6 +25,8 @@ from blake3 import blake3
 from staddle.dedup.heads import HEAD_BYTES, pack_head, read_head
 from staddle.dedup.rows import (
     PARTITIONS,
+    PREFIX_BITS_MAX,
+    PREFIX_BITS_MIN,
     ROW_BYTES,
     ROW_WORDS,
     Table,
@@ -31,6 +34,7 @@ from staddle.dedup.rows import (
     U64Array,
     fences_of,
 )
+from staddle.engine.bounds import Number
 from staddle.errors import Corrupt
 from staddle.platform.durable import Files
 
@@ -51,9 +55,9 @@ class RunRef(msgspec.Struct, frozen=True):
         fences_digest: BLAKE3 of the fences (rows have their own checks).
     """
 
-    generation: int
-    prefix_bits: int
-    row_count: int
+    generation: Number
+    prefix_bits: Annotated[int, msgspec.Meta(ge=PREFIX_BITS_MIN, le=PREFIX_BITS_MAX)]
+    row_count: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
     fences_digest: bytes
 
 

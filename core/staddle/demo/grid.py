@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ Answer = TypeVar("Answer")
 STADDLE = [sys.executable, "-m", "staddle"]
 COMMAND_LIMIT_S = 300.0
 KILL_LIMIT_S = 10.0
+INTERRUPTED_LIMIT_S = 60.0
 POLL_S = 0.05
 
 
@@ -106,18 +108,25 @@ class RealGrid:
         self, *words: str, check: bool = True, limit_s: float = COMMAND_LIMIT_S
     ) -> subprocess.CompletedProcess[str]:
         """Run `staddle WORDS`. Raises StaddleError with its words if it fails and `check` is set."""
-        done = subprocess.run(
-            [*STADDLE, *words],
+        argv = [*STADDLE, *words]
+        with subprocess.Popen(
+            argv,
             env=self.environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=limit_s,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise StaddleError(f"staddle {' '.join(words)}: exit {done.returncode}: {done.stderr[-3000:]}")
-        return done
+        ) as child:
+            try:
+                out, err = child.communicate(timeout=limit_s)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    _interrupt(child)
+                child.kill()
+                raise
+        if check and child.returncode != 0:
+            raise StaddleError(f"staddle {' '.join(words)}: exit {child.returncode}: {err[-3000:]}")
+        return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
     def json(self, *words: str) -> Any:
         """The JSON document that a command prints."""
@@ -266,6 +275,14 @@ class RealGrid:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _interrupt(child: subprocess.Popen[str]) -> None:
+    """We are interrupted, and so is it: an `up` that was simply killed would leave daemons behind."""
+    if os.name == "posix":
+        child.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.communicate(timeout=INTERRUPTED_LIMIT_S)
 
 
 def _end(pids: list[int]) -> None:

@@ -27,5 +27,7 @@ Session = Annotated[bytes, Meta(max_length=64)]
 """What a client process has chosen for itself."""
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 """Of an object."""
+Digest = Annotated[bytes, Meta(max_length=32)]
+"""BLAKE3-256; empty where it is not known."""
 RawPath = Annotated[bytes, Meta(max_length=1 << 16)]
 """A path."""

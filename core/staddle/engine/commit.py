@@ -73,6 +73,7 @@ def decide_commit(t: Tables, commit: Commit, wall_ns: int) -> tuple[list[ops.Op]
         bytes_read=commit.bytes_read,
         bytes_stored=commit.bytes_stored,
         at_ns=wall_ns,
+        plain_digest=commit.plain_digest,
     )
     return [op], CommitOk(next_seq=commit.next, lsn=t.lsn + 1)
 
@@ -161,6 +162,7 @@ def apply_segment_committed(t: Tables, op: ops.SegmentCommitted) -> None:
             digest=op.manifest.digest,
             refs=op.refs,
             lsn=t.lsn,
+            plain_digest=op.plain_digest,
         )
     )
     backup.files += op.files

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from staddle.engine.bounds import Id, Line, Name, Number, RawPath, Session, Text
+from staddle.engine.bounds import Digest, Id, Line, Name, Number, RawPath, Session, Text
 
 
 class Cause(StrEnum):
@@ -50,8 +50,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
         segment_bytes: raw bytes at which the agent closes a segment.
         bad: containers that this stream may not refer to (they were refused before).
 
-    The stream epoch is `max(epoch + 1, manager_epoch << 32)`: it rises with every assignment, and also when
-    a manager was restored from a set that has lost the last assignments.
+    The stream epoch is `max(epoch + 1, manager_epoch << 32)`: it rises even if a restored log lost the last.
     """
 
     grid: bytes
@@ -81,8 +80,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 class Assign(msgspec.Struct, frozen=True, kw_only=True):
     """Client to manager: assign this stream (again). Compare-and-set on `expected_epoch` (0 = none yet).
 
-    `session` names the client process that drives the job: after a resume the earlier one gets `Ended`, so
-    two processes can never feed one assignment.
+    `session` names the client process: after a resume the earlier one gets `Ended`, and feeds nothing.
     """
 
     job: Number
@@ -104,7 +102,7 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True, tag="assigned"):
 class Wait(msgspec.Struct, frozen=True, kw_only=True, tag="wait"):
     """No path now; ask again after `retry_after_ns`. `why` is `busy` or `offline`.
 
-    `limit_ns` is how long a stream waits for that reason in one piece before it fails; 0 = without end.
+    `limit_ns` is how long a stream waits for that reason before it fails; 0 = without end.
     """
 
     why: Literal["busy", "offline"]
@@ -154,6 +152,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         refs: every container that the manifest refers to, new ones included (G2).
         containers: the new ones, with at least `min_copies` receipts in distinct failure domains each.
+        plain_digest: of the manifest's plain bytes; empty from an earlier release.
     """
 
     job: Number
@@ -169,6 +168,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     dirs: Number = 0
     bytes_read: Number = 0
     bytes_stored: Number = 0
+    plain_digest: Digest = b""
 
 
 class CommitOk(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):

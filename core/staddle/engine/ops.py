@@ -152,7 +152,8 @@ class FailoverMeasured(Op):
 class SegmentCommitted(Op):
     """A segment is durable: its manifest, its new containers, and every container that it refers to.
 
-    `refs` holds 16-byte ids, joined; `revived` are those that were condemned until now.
+    `refs` holds 16-byte ids, joined; `revived` are those that were condemned until now. `plain_digest` is of
+    the manifest's plain bytes; empty if its agent did not tell it.
     """
 
     job: int
@@ -173,6 +174,7 @@ class SegmentCommitted(Op):
     bytes_read: int
     bytes_stored: int
     at_ns: int
+    plain_digest: bytes = b""
 
 
 class StreamEnded(Op):
@@ -314,7 +316,7 @@ class SegmentImport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObjectImport(msgspec.Struct, frozen=True, kw_only=True):
-    """A committed object and its copies, as found on the media."""
+    """A committed object and its copies, as found on the media. `bad`: copies that can't be read."""
 
     id: bytes
     kind: str
@@ -325,6 +327,7 @@ class ObjectImport(msgspec.Struct, frozen=True, kw_only=True):
     copies: list[CopyOf]
     raw_bytes: int = 0
     chunks: int = 0
+    bad: list[CopyOf] = []
 
 
 class ObjectsImported(Op):
@@ -363,6 +366,12 @@ class BackupsForgotten(Op):
     backups: list[int]
     next_job: int
     next_backup: int
+
+
+class MediaUnread(Op):
+    """These media, and no others, hold what this log knows nothing of: a rebuild has not read them."""
+
+    media: list[str]
 
 
 def op_name(kind: type[Op]) -> str:

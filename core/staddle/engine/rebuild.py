@@ -1,9 +1,9 @@
 """The state made again from what is found on the media (C3): containers, manifests, seals and journals.
 
 A seal names the last manifest of each stream by digest, a manifest its predecessor: walking back gives
-exactly the committed segments. Without a seal a backup is `incomplete`: its job still ran. Of several with
-one ordinal at most one was committed, the one of the highest epoch: a later assignment starts behind it.
-Only a successor proves that it was: the very last one is left out, an unfinished backup promises nothing.
+exactly the committed segments. Without a seal a backup is `incomplete`: its job still ran. Only a successor
+proves that a manifest was committed: the very last one is left out, an unfinished backup promises nothing.
+Where a manifest can't be read its segment is lost and the backup `incomplete`; all others are there.
 Backups that a journal names as pruned never come back.
 """
 
@@ -14,79 +14,15 @@ from collections.abc import Iterable
 import msgspec
 
 from staddle.engine import ops
-from staddle.engine.messages import CopyOf, StreamEndOf
-from staddle.engine.tables import (
-    SEALED,
-    Backup,
-    BackupState,
-    Job,
-    JobState,
-    Object,
-    SegmentRow,
-    Stream,
-    StreamState,
-    Tables,
-)
+from staddle.engine.chains import Chain, Chains
+from staddle.engine.found import Found, FoundBad, FoundContainer, FoundManifest, FoundSeal
+from staddle.engine.messages import CopyOf
+from staddle.engine.tables import SEALED, BackupState, Tables
 
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """An object that was found, read and verified, and all its placements."""
-
-    id: bytes
-    size_bytes: int
-    digest: bytes
-    domain: str
-    copies: list[CopyOf]
-
-
-class FoundContainer(Found, frozen=True, kw_only=True):
-    """A container."""
-
-    raw_bytes: int
-    chunks: int
-
-
-class FoundManifest(Found, frozen=True, kw_only=True):
-    """A manifest: its head, the containers that it refers to, and its counts."""
-
-    job: int
-    backup: int
-    client: str
-    name: str
-    stream: int
-    epoch: int
-    ordinal: int
-    first: int
-    next: int
-    previous_manifest: bytes
-    previous_digest: bytes
-    refs: list[bytes]
-    created_ns: int
-    files: int = 0
-    dirs: int = 0
-    bytes_read: int = 0
-    bytes_stored: int = 0
-
-
-class FoundSeal(Found, frozen=True, kw_only=True):
-    """A seal, as SealNeeded had it."""
-
-    manager_epoch: int
-    job: int
-    backup: int
-    client: str
-    name: str
-    pool: str
-    roots: list[bytes]
-    started_ns: int
-    finished_ns: int
-    state: str
-    files: int
-    dirs: int
-    bytes_read: int
-    bytes_stored: int
-    warnings: int
-    streams: list[StreamEndOf]
+NAMED_MAX = 8
+"""Lost manifests of one stream that a finding names."""
+NUMBERS_LEFT = 1000
+"""Left free behind a rebuild with media missing: what comes back with them keeps its numbers."""
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,33 +38,37 @@ class _Builder:
     def __init__(
         self,
         t: Tables,
+        *,
         containers: Iterable[FoundContainer],
         manifests: Iterable[FoundManifest],
         seals: Iterable[FoundSeal],
+        bad: Iterable[FoundBad],
         pruned: set[int],
     ) -> None:
         self.t = t
         self.containers = {item.id: item for item in containers}
         self.manifests = {item.id: item for item in manifests if item.backup not in pruned}
+        self.chains = Chains(self.manifests.values())
+        self.bad = {item.id: item for item in bad}
         self.seals: dict[int, FoundSeal] = {}
         for seal in sorted(seals, key=lambda item: (item.manager_epoch, item.id)):  # the last one counts
             if seal.backup not in pruned:
                 self.seals[seal.backup] = seal
         self.used: set[bytes] = set()
+        self.lost: dict[bytes, ops.ObjectImport] = {}
         self.findings: list[str] = []
 
     def sealed(self, seal: FoundSeal) -> ops.BackupImported:
         """Walk back from a seal."""
-        chain: list[FoundManifest] = []
-        problem = ""
+        problems: list[str] = []
+        chains: list[Chain] = []
         for end in seal.streams:
-            found = self._walk_back(end)
-            chain += found
-            if len(found) != end.segments:
-                problem = f"stream {end.stream}: {len(found)} of {end.segments} manifests were found"
-        missing = {ref for manifest in chain for ref in manifest.refs if ref not in self.containers}
-        if missing:
-            problem = f"{len(missing)} containers were not found"
+            place = seal.backup, end.stream
+            chain = self.chains.back(place, end.last_manifest, end.last_digest, end.segments - 1)
+            chains.append(chain)
+            if len(chain.found) != end.segments:
+                problems.append(_incomplete(end.stream, chain, end.segments))
+        problem = "; ".join(problems + self._missing(chains))
         if problem:
             self.findings.append(f"backup {seal.backup} ({seal.client}, {seal.name}): {problem}")
         return ops.BackupImported(
@@ -149,27 +89,27 @@ class _Builder:
             warnings=seal.warnings,
             seal=seal.id,
             streams=len(seal.streams),
-            segments=self._segments(chain),
+            segments=self._segments(chains, seal.domain),
             message=problem or ("it was not finished" if seal.state == BackupState.INCOMPLETE else ""),
         )
 
-    def _walk_back(self, end: StreamEndOf) -> list[FoundManifest]:
-        found: list[FoundManifest] = []
-        at, digest = end.last_manifest, end.last_digest
-        while at and (manifest := self.manifests.get(at)) is not None and manifest.digest == digest:
-            found.append(manifest)
-            at, digest = manifest.previous_manifest, manifest.previous_digest
-        return found[::-1]
-
     def unsealed(self, backup: int) -> ops.BackupImported | None:
         """Of each stream what is known to be committed, from its first segment on; None if nothing is."""
-        mine = [item for item in self.manifests.values() if item.backup == backup]
-        chain: list[FoundManifest] = []
-        for stream in sorted({item.stream for item in mine}):
-            chain += self._walk_on([item for item in mine if item.stream == stream])
-        if not chain:
+        chains: list[Chain] = []
+        problems = ["no seal was found: its job still ran when the manager was lost"]
+        streams = self.chains.streams(backup)
+        for stream in streams:
+            last = self.chains.newest((backup, stream))
+            chain = self.chains.back((backup, stream), last.id, last.digest, last.ordinal)
+            chain.found.pop()  # the last one itself: nothing names it
+            if len(chain.found) != last.ordinal:
+                problems.append(_incomplete(stream, chain, last.ordinal))
+                self.findings.append(f"backup {backup} ({last.client}, {last.name}): {problems[-1]}")
+            chains.append(chain)
+        found = [item for chain in chains for item in chain.found]
+        if not found:
             return None
-        head = mine[0]
+        head = found[0]
         return ops.BackupImported(
             backup=backup,
             job=head.job,
@@ -179,52 +119,58 @@ class _Builder:
             pool="",
             domain=head.domain,
             state=BackupState.INCOMPLETE.value,
-            started_ns=min(item.created_ns for item in chain),
-            finished_ns=max(item.created_ns for item in chain),
-            files=sum(item.files for item in chain),
-            dirs=sum(item.dirs for item in chain),
-            bytes_read=sum(item.bytes_read for item in chain),
-            bytes_stored=sum(item.bytes_stored for item in chain),
+            started_ns=min(item.created_ns for item in found),
+            finished_ns=max(item.created_ns for item in found),
+            files=sum(item.files for item in found),
+            dirs=sum(item.dirs for item in found),
+            bytes_read=sum(item.bytes_read for item in found),
+            bytes_stored=sum(item.bytes_stored for item in found),
             warnings=0,
             seal=b"",
-            streams=max(item.stream for item in mine) + 1,
-            segments=self._segments(chain),
-            message="no seal was found: its job still ran when the manager was lost",
+            streams=max(streams) + 1,
+            segments=self._segments(chains, head.domain),
+            message="; ".join(problems + self._missing(chains)),
         )
 
-    def _walk_on(self, mine: list[FoundManifest]) -> list[FoundManifest]:
-        chain: list[FoundManifest] = []
-        previous = (b"", b"")
-        while True:
-            following = [
-                item
-                for item in mine
-                if item.ordinal == len(chain)
-                and (item.previous_manifest, item.previous_digest) == previous
-                and all(ref in self.containers for ref in item.refs)
-            ]
-            if not following:
-                named = {item.previous_manifest for item in mine}
-                return [item for item in chain if item.id in named]
-            chosen = max(following, key=lambda item: item.epoch)
-            chain.append(chosen)
-            previous = (chosen.id, chosen.digest)
+    def _missing(self, chains: list[Chain]) -> list[str]:
+        refs = {ref for chain in chains for item in chain.found for ref in item.refs}
+        missing = sum(ref not in self.containers for ref in refs)
+        return [f"{missing} containers were not found"] if missing else []
 
-    def _segments(self, chain: list[FoundManifest]) -> list[ops.SegmentImport]:
-        for item in chain:
-            self.used.update((item.id, *item.refs))
-        return [
-            ops.SegmentImport(
-                stream=item.stream,
-                ordinal=item.ordinal,
-                first=item.first,
-                next=item.next,
-                manifest=item.id,
-                digest=item.digest,
-                refs=b"".join(sorted(item.refs)),
-            )
-            for item in chain
-        ]
+    def _segments(self, chains: list[Chain], domain: str) -> list[ops.SegmentImport]:
+        rows: list[ops.SegmentImport] = []
+        for chain in chains:
+            for item in chain.found:
+                self.used.update((item.id, *item.refs))
+                rows.append(
+                    ops.SegmentImport(
+                        stream=item.stream,
+                        ordinal=item.ordinal,
+                        first=item.first,
+                        next=item.next,
+                        manifest=item.id,
+                        digest=item.digest,
+                        refs=b"".join(sorted(item.refs)),
+                    )
+                )
+            for row in chain.lost:
+                self._lose(row, domain)
+            rows += chain.lost
+        return sorted(rows, key=lambda row: (row.stream, row.ordinal))
+
+    def _lose(self, row: ops.SegmentImport, domain: str) -> None:
+        """The backup goes on naming it, so that it is told of, and mended if a good copy turns up."""
+        bad = self.bad.get(row.manifest)
+        self.lost[row.manifest] = ops.ObjectImport(
+            id=row.manifest,
+            kind="manifest",
+            size_bytes=bad.size_bytes if bad else 0,
+            digest=row.digest,
+            domain=domain,
+            want=1,
+            copies=[],
+            bad=_sorted(bad.copies) if bad else [],
+        )
 
     def objects(self) -> list[ops.ObjectImport]:
         """What the imported backups use."""
@@ -242,14 +188,28 @@ class _Builder:
                 digest=item.digest,
                 domain=item.domain,
                 want=want.get(item.domain, len(item.copies)),
-                copies=sorted(item.copies, key=lambda copy: (copy.medium, copy.name)),
+                copies=_sorted(item.copies),
                 raw_bytes=item.raw_bytes if isinstance(item, FoundContainer) else 0,
                 chunks=item.chunks if isinstance(item, FoundContainer) else 0,
             )
             for kind, found in kinds
             for item in found.values()
             if kind == "seal" or item.id in self.used
+        ] + [
+            msgspec.structs.replace(item, want=want.get(item.domain, item.want))
+            for item in self.lost.values()
+            if item.id not in self.used
         ]
+
+
+def _incomplete(stream: int, chain: Chain, segments: int) -> str:
+    said = f"stream {stream}: {len(chain.found)} of {segments} manifests were found"
+    names = [row.manifest.hex() for row in chain.lost[:NAMED_MAX]]
+    return said + (f"; whole in no copy: {', '.join(names)}" if names else "")
+
+
+def _sorted(copies: Iterable[CopyOf]) -> list[CopyOf]:
+    return sorted(copies, key=lambda copy: (copy.medium, copy.name))
 
 
 def plan_rebuild(
@@ -259,18 +219,22 @@ def plan_rebuild(
     manifests: Iterable[FoundManifest],
     seals: Iterable[FoundSeal],
     pruned: Iterable[int],
+    bad: Iterable[FoundBad] = (),
+    unread: Iterable[str] = (),
 ) -> Rebuilt:
     """The ops that bring everything back, on a state that knows agents, media and pools already.
 
     Args:
         t: tables with the configuration.
         containers: all that were found on any medium.
-        manifests: likewise; damaged ones are left out by the caller, and named by it.
+        manifests: likewise, those that could be read from any copy.
         seals: likewise.
         pruned: numbers of the backups that the journals name.
+        bad: manifests that were found and could not be read from any copy.
+        unread: media whose objects are not among these.
     """
-    gone = set(pruned)
-    builder = _Builder(t, containers, manifests, seals, gone)
+    gone, missing = set(pruned), sorted(unread)
+    builder = _Builder(t, containers=containers, manifests=manifests, seals=seals, bad=bad, pruned=gone)
     backups = [builder.sealed(seal) for _, seal in sorted(builder.seals.items())]
     loose = sorted({item.backup for item in builder.manifests.values()} - set(builder.seals))
     backups += [found for number in loose if (found := builder.unsealed(number)) is not None]
@@ -280,13 +244,15 @@ def plan_rebuild(
     heads += [(item.job, item.backup) for item in builder.seals.values()]
     last_job = max((job for job, _ in heads), default=0)
     last_backup = max([*gone, *(backup for _, backup in heads)], default=0)
+    left = NUMBERS_LEFT if missing else 0
     forgotten = ops.BackupsForgotten(
         backups=sorted(gone),
-        next_job=max(last_job, last_backup) + 1,
-        next_backup=last_backup + 1,
+        next_job=max(last_job, last_backup) + left + 1,
+        next_backup=last_backup + left + 1,
     )
     imported = ops.ObjectsImported(objects=builder.objects())
-    return Rebuilt(ops=[imported, *backups, forgotten], findings=builder.findings)
+    unseen = ops.MediaUnread(media=missing)
+    return Rebuilt(ops=[imported, *backups, forgotten, unseen], findings=builder.findings)
 
 
 def facts(t: Tables) -> dict[str, object]:
@@ -319,81 +285,3 @@ def facts(t: Tables) -> dict[str, object]:
             for copy in item.copies
         ),
     }
-
-
-# --- appliers -----------------------------------------------------------------------------------
-
-
-def apply_objects_imported(t: Tables, op: ops.ObjectsImported) -> None:
-    """Objects found on the media."""
-    for item in op.objects:
-        t.objects[item.id] = Object(
-            id=item.id,
-            kind=item.kind,
-            size_bytes=item.size_bytes,
-            digest=item.digest,
-            domain=item.domain,
-            want=item.want,
-            copies=item.copies,
-            raw_bytes=item.raw_bytes,
-            chunks=item.chunks,
-        )
-        t.note_damage(t.objects[item.id])
-
-
-def apply_backup_imported(t: Tables, op: ops.BackupImported) -> None:
-    """A backup and its job."""
-    t.backups[op.backup] = Backup(
-        id=op.backup,
-        job=op.job,
-        client=op.client,
-        name=op.name,
-        roots=op.roots,
-        pool=op.pool,
-        domain=op.domain,
-        started_ns=op.started_ns,
-        state=BackupState(op.state),
-        finished_ns=op.finished_ns,
-        files=op.files,
-        dirs=op.dirs,
-        bytes_read=op.bytes_read,
-        bytes_stored=op.bytes_stored,
-        warnings=op.warnings,
-        seal=op.seal,
-        segments=[
-            SegmentRow(
-                stream=row.stream,
-                ordinal=row.ordinal,
-                first=row.first,
-                next=row.next,
-                manifest=row.manifest,
-                digest=row.digest,
-                refs=row.refs,
-                lsn=t.lsn,
-            )
-            for row in op.segments
-        ],
-    )
-    t.jobs[op.job] = Job(
-        id=op.job,
-        kind="backup",
-        client=op.client,
-        name=op.name,
-        roots=op.roots,
-        pool=op.pool,
-        backup=op.backup,
-        base_backup=0,
-        request=b"",
-        session=b"",
-        created_ns=op.started_ns,
-        state=JobState(op.state),
-        ended_ns=op.finished_ns,
-        message=op.message,
-        warnings=op.warnings,
-        streams=[Stream(stream=number, state=StreamState.ENDED) for number in range(op.streams)],
-    )
-
-
-def apply_backups_forgotten(t: Tables, op: ops.BackupsForgotten) -> None:
-    """Their numbers are never used again."""
-    t.next_job, t.next_backup = max(t.next_job, op.next_job), max(t.next_backup, op.next_backup)

@@ -77,6 +77,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
         first: of the segment.
         refs: every container that the manifest refers to, new ones included.
         failed: media that took no copy of something, though enough others did.
+        plain_digest: of the manifest's plain bytes.
     """
 
     first: int
@@ -88,6 +89,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     bytes_read: int = 0
     bytes_stored: int = 0
     failed: list[Failure] = []
+    plain_digest: bytes = b""
 
 
 def blame(agent: str, failure: Failure) -> tuple[Cause, Exclude]:
@@ -221,6 +223,7 @@ class StreamReceiver:
             dirs=stored.dirs,
             bytes_read=stored.bytes_read,
             bytes_stored=stored.bytes_stored,
+            plain_digest=stored.plain_digest,
         )
         if stored.failed:
             # Enough copies are there: commit first, so that nothing durable is sent again, then move.

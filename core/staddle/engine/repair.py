@@ -23,7 +23,10 @@ def sources(t: Tables, item: Object) -> list[CopyOf]:
 
 
 def missing_copies(t: Tables, item: Object) -> int:
-    """How many copies are to be made. One on a medium that is offline is not missing: it may come back."""
+    """How many copies are to be made. One on a medium that is offline is not missing: it may come back.
+
+    One on a medium that was taken out of all pools is: that medium is to be emptied.
+    """
     if item.state is not ObjectState.LIVE:
         return 0
     return max(item.want - len(_kept_domains(t, item)), 0)
@@ -36,7 +39,7 @@ def targets(t: Tables, item: Object) -> list[str]:
     """
     kept = _kept_domains(t, item)
     named = [copy.medium for copy in item.bad]
-    allowed = {name for pool in t.pools.values() if pool.domain == item.domain for name in pool.media}
+    allowed = _pooled(t, item.domain)
     named += [name for pool in t.pools.values() if pool.domain == item.domain for name in pool.media]
     return [
         name
@@ -50,6 +53,14 @@ def targets(t: Tables, item: Object) -> list[str]:
 def in_debt(t: Tables) -> list[bytes]:
     """Objects that lack copies. Looks at all of them."""
     return [item.id for item in t.objects.values() if missing_copies(t, item)]
+
+
+def left_on(t: Tables, medium: str) -> int:
+    """Objects with a copy on this medium, if a bad one, that lack copies elsewhere. Looks at all of them."""
+    return sum(
+        any(copy.medium == medium for copy in item.placements()) and missing_copies(t, item) > 0
+        for item in t.objects.values()
+    )
 
 
 def lost_for_good(t: Tables) -> list[bytes]:
@@ -91,6 +102,13 @@ def decide_bad_dropped(t: Tables, item_id: bytes) -> list[ops.Op]:
 
 
 def _kept_domains(t: Tables, item: Object) -> set[str]:
+    pooled = _pooled(t, item.domain)
     return {
-        t.media[copy.medium].failure_domain for copy in item.copies if t.media[copy.medium].state not in _GONE
+        t.media[copy.medium].failure_domain
+        for copy in item.copies
+        if t.media[copy.medium].state not in _GONE and (copy.medium in pooled or not pooled)
     }
+
+
+def _pooled(t: Tables, domain: str) -> set[str]:
+    return {name for pool in t.pools.values() if pool.domain == domain for name in pool.media}

@@ -33,7 +33,6 @@ from staddle.engine.messages import (
     CloseStream,
     Durable,
     Exclude,
-    FailoverDone,
     Nack,
     Opened,
     PathFailed,
@@ -42,7 +41,8 @@ from staddle.engine.messages import (
     Ticket,
     Wait,
 )
-from staddle.engine.window import Failover, Patience, SenderLimits, SenderState, Window
+from staddle.engine.said import failure_of, refused_by
+from staddle.engine.window import Failover, Fruitless, Patience, SenderLimits, SenderState, Window
 
 Effects = list[SenderEffect]
 _NEVER_NS = 1 << 62
@@ -86,7 +86,8 @@ class StreamSender:
         self._asked_ns = 0
         self._retry_ns = 0
         self._patience = Patience()
-        self._heard_ns = 0
+        self._fruitless = Fruitless()
+        self._heard_ns = self._got_on_ns = 0
         self._failover: Failover | None = None
 
     # --- the window -----------------------------------------------------------------------------
@@ -192,7 +193,8 @@ class StreamSender:
                 began_ns=now_ns if self._failover is None else self._failover.began_ns,
             )
             self.failovers.append(self._failover)
-        return [CloseLink(self.epoch), *self._ask(cause, exclude, bad, detail, now_ns)]
+        avoid = self._fruitless.left(self.ticket.agent, exclude)
+        return [CloseLink(self.epoch), *self._ask(cause, avoid, bad, detail, now_ns)]
 
     def on_assigned(self, ticket: Ticket, now_ns: int) -> Effects:
         """The manager's answer: the assignment in force."""
@@ -215,7 +217,8 @@ class StreamSender:
             return self._fail(
                 "failed",
                 f"stream {self.stream} of job {self.job}: the manager goes on at record {ticket.next_seq}, "
-                f"but the window holds {self.window.base} to {self.window.end}: its log has lost something",
+                f"but the window holds {self.window.base} to {self.window.end}: its log has lost something, "
+                "or an agent has acknowledged what was never committed",
             )
         refused = self._asked is not None and self._asked.cause is Cause.REFUSED
         self.ticket, self._asked = ticket, None
@@ -223,7 +226,8 @@ class StreamSender:
         self._next_send = self._epoch_high = ticket.next_seq
         self._resend_below = self._sent_high
         self._flushed = None
-        self.state, self._heard_ns = SenderState.OPENING, now_ns
+        self._fruitless.goes_on(ticket.next_seq)
+        self.state, self._heard_ns, self._got_on_ns = SenderState.OPENING, now_ns, now_ns
         if self._failover is not None and not self._failover.epoch:
             self._failover.to_agent, self._failover.to_media = ticket.agent, ticket.media
             self._failover.epoch = ticket.epoch
@@ -289,15 +293,18 @@ class StreamSender:
             case Nack():
                 return self._on_nack(message.expected, now_ns)
             case Refused():
-                return self._reassign(Cause.REFUSED, [], now_ns, bad=message.containers)
+                return self._reassign(Cause.REFUSED, [], now_ns, bad=refused_by(message))
             case PathFailed():
-                return self._reassign(message.cause, message.exclude, now_ns, detail=message.message)
+                why = failure_of(message, self.ticket)
+                return self._reassign(why.cause, why.exclude, now_ns, detail=why.message)
             case Opened() | Progress():
                 return []
 
     def _on_durable(self, upto: int, now_ns: int) -> Effects:
         if upto > self._next_send:
             return self._blame("acknowledged what was never sent", now_ns)
+        if upto > self.window.base:
+            self._got_on_ns = now_ns
         self.window.free(upto)
         return [*self._report(now_ns), *self._close_if_done(now_ns)]
 
@@ -308,8 +315,7 @@ class StreamSender:
         return []
 
     def _blame(self, what: str, now_ns: int, cause: Cause = Cause.AGENT_LOST) -> Effects:
-        assert self.ticket is not None
-        agent = self.ticket.agent
+        agent = self.ticket.agent if self.ticket is not None else ""
         return self._reassign(cause, [Exclude(agent=agent)], now_ns, detail=f"{agent} {what}")
 
     def _report(self, now_ns: int) -> Effects:
@@ -317,15 +323,7 @@ class StreamSender:
         failover, self._failover = self._failover, None
         if failover is None:
             return []
-        failover.gap_ns = now_ns - failover.began_ns
-        report = FailoverDone(
-            job=self.job,
-            stream=self.stream,
-            epoch=failover.epoch,
-            gap_ns=failover.gap_ns,
-            bytes_resent=failover.bytes_resent,
-        )
-        return [Report(report)]
+        return [Report(failover.done(self.job, self.stream, now_ns))]
 
     def on_link_lost(self, epoch: int, message: str, now_ns: int) -> Effects:
         """The link broke, or could not be made."""
@@ -371,6 +369,7 @@ class StreamSender:
                 silent = self._heard_ns + self.limits.silence_ns
                 told = self._flushed is not None and self._flushed.upto == self.window.end
                 waits = told and self.state is SenderState.OPEN
+                silent = min(silent, self._got_on_ns + self.limits.stall_ns)
                 return min(silent, self._flushed_ns + self.limits.flush_repeat_ns) if waits else silent
             case _:
                 return _NEVER_NS
@@ -393,5 +392,9 @@ class StreamSender:
         silence_ns = now_ns - self._heard_ns
         if silence_ns >= self.limits.silence_ns:
             return self._blame(f"was silent for {silence_ns / 1e9:.1f} s", now_ns, Cause.AGENT_SILENT)
+        if self.window.base == self.window.end:
+            self._got_on_ns = now_ns  # there is nothing that it could make durable
+        elif now_ns - self._got_on_ns >= self.limits.stall_ns:
+            return self._blame("makes nothing durable", now_ns, Cause.AGENT_SILENT)
         self._flushed = None  # `poll` says it again: the flush, or what it answers, may be lost
         return []

@@ -13,7 +13,7 @@ import msgspec
 
 from staddle import typed
 from staddle.api.catalog import Record
-from staddle.engine import assign, commit, configure, gc, jobs, marks, ops, rebuild
+from staddle.engine import assign, commit, configure, gc, importing, jobs, marks, ops
 from staddle.engine.tables import (
     Agent,
     Backup,
@@ -29,7 +29,7 @@ from staddle.errors import Corrupt, Fenced, NewerFormat
 
 SNAPSHOT_VERSION = 1
 
-_MODULES = (configure, jobs, marks, assign, commit, gc, rebuild)
+_MODULES = (configure, jobs, marks, assign, commit, gc, importing)
 
 APPLIERS: dict[str, Callable[[Tables, Any], None]] = {
     name: getattr(module, "apply_" + name)
@@ -62,6 +62,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     doomed: dict[str, list[str]]
     planned: dict[str, dict[str, PlannedCopy]]
     began_ns: int = 0
+    unread: list[str] = []
 
 
 _FIELDS = tuple(name for name in Snapshot.__struct_fields__ if name != "version")

@@ -165,7 +165,10 @@ class Job(msgspec.Struct, kw_only=True):
 
 
 class SegmentRow(msgspec.Struct, kw_only=True):
-    """A committed segment. `refs` are the ids of the containers that it refers to, 16 bytes each, joined."""
+    """A committed segment. `refs` are the ids of the containers that it refers to, 16 bytes each, joined.
+
+    `digest` is that of the sealed manifest, `plain_digest` that of its plain bytes, empty where nobody told.
+    """
 
     stream: int
     ordinal: int
@@ -175,6 +178,7 @@ class SegmentRow(msgspec.Struct, kw_only=True):
     digest: bytes
     refs: bytes
     lsn: int = 0
+    plain_digest: bytes = b""
 
     def ref_ids(self) -> Iterable[bytes]:
         """The ids in `refs`."""
@@ -259,6 +263,9 @@ class Tables:
         self.objects: dict[bytes, Object] = {}
         self.doomed: dict[str, list[str]] = {}  # medium -> names of orphans that are being removed
         self.planned: dict[str, dict[str, PlannedCopy]] = {}  # medium -> name of a copy to be made
+        self.unread: list[
+            str
+        ] = []  # media with objects that no rebuild has read: nothing is deleted meanwhile
         self.damaged: dict[bytes, bool] = {}  # objects with bad copies: an index over `objects`
 
     # --- questions that several commands ask ----------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
 
 from staddle.engine.effects import Sized
-from staddle.engine.messages import Cause
+from staddle.engine.messages import Cause, Exclude, FailoverDone
 
 
 class SenderState(StrEnum):
@@ -25,12 +26,16 @@ class SenderState(StrEnum):
 
 
 class SenderLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of a sender. A window of two segments or more keeps the agent busy; with less it cuts."""
+    """Bounds of a sender. A window of two segments or more keeps the agent busy; with less it cuts.
+
+    An agent that waits for a medium says so, and is given `stall_ns` for the next thing that is durable.
+    """
 
     window_bytes_max: int = 128 << 20
     silence_ns: int = 10_000_000_000
     ask_repeat_ns: int = 3_000_000_000
     flush_repeat_ns: int = 5_000_000_000
+    stall_ns: int = 3600_000_000_000
 
     def must_cut(self, segment_bytes: int) -> bool:
         """Must a full window end a segment before its size does?
@@ -39,6 +44,35 @@ class SenderLimits(msgspec.Struct, frozen=True, kw_only=True):
         however fast the media were.
         """
         return self.window_bytes_max < 2 * segment_bytes
+
+
+class Fruitless:
+    """Agents that were left again and again with nothing durable in between, whatever reason they gave.
+
+    The manager's `next_seq` says what is durable: an agent's own word would let it go on for ever.
+    """
+
+    TIMES = 3
+
+    def __init__(self) -> None:
+        self._next_seq = -1
+        self._times: dict[str, int] = {}
+
+    def goes_on(self, next_seq: int) -> None:
+        """The manager goes on here."""
+        if next_seq != self._next_seq:
+            self._next_seq = next_seq
+            self._times.clear()
+
+    def left(self, agent: str, exclude: Iterable[Exclude]) -> list[Exclude]:
+        """One was left, and says what to avoid; what is avoided: those too that it is time to go round.
+
+        One of these blames nobody else: what it would have avoided may be all that there is.
+        """
+        self._times[agent] = self._times.get(agent, 0) + 1
+        fruitless = [name for name, times in self._times.items() if times >= self.TIMES]
+        said = [] if agent in fruitless else exclude
+        return [*said, *(Exclude(agent=name) for name in fruitless)]
 
 
 class Failover(msgspec.Struct, kw_only=True):
@@ -53,6 +87,13 @@ class Failover(msgspec.Struct, kw_only=True):
     began_ns: int = 0
     gap_ns: int = 0
     bytes_resent: int = 0
+
+    def done(self, job: int, stream: int, now_ns: int) -> FailoverDone:
+        """Data flow again; what it has cost, for the manager."""
+        self.gap_ns = now_ns - self.began_ns
+        return FailoverDone(
+            job=job, stream=stream, epoch=self.epoch, gap_ns=self.gap_ns, bytes_resent=self.bytes_resent
+        )
 
 
 class Patience:

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
-from typing import TextIO
+from typing import Any, TextIO
 
 from staddle.errors import StaddleError
+from staddle.text import visible
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 FILES_KEPT = 4
@@ -42,7 +43,7 @@ def _plain(value: object) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`time level logger: message`; control characters are spelled out, so a file name can't forge a line."""
+    """`time level logger: message`; what commands a terminal is spelled out, and no name can forge a line."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (base class)
         """Local time with offset, to the millisecond."""
@@ -50,8 +51,12 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (base class)
         """One line, whatever the message holds."""
-        message = record.getMessage().translate(_CONTROL)
+        message = visible(record.getMessage().translate(_CONTROL), kept="\t")
         return f"{record.asctime} {record.levelname:<7} {record.name}: {message}"
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (base class)
+        """A traceback's lines, each made safe: its messages come from anywhere."""
+        return "\n".join(visible(line, kept="\t") for line in super().formatException(ei).split("\n"))
 
     def usesTime(self) -> bool:  # noqa: N802 (base class)
         """Always."""

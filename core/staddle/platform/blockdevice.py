@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import struct
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 _BLKZEROOUT = 0x127F
@@ -13,20 +16,101 @@ _BLKZEROOUT = 0x127F
 _SECTOR_BYTES = 512
 _ZERO_PIECE_BYTES = 1 << 30
 _BLOCK = bytes(1 << 20)
+_MOUNTS = "/proc/self/mountinfo"
+_SWAPS = "/proc/swaps"
+_DEVICES = "/sys/dev/block"
 
 
-def in_use(path: bytes) -> str:
-    """What a device is used for, in words; empty for nothing that is known. Raises OSError."""
+def in_use(path: bytes, *, written: bool = False) -> str:
+    """What a device, or a partition of it, is used for, in words; empty for nothing that is known.
+
+    Args:
+        path: of the device.
+        written: only what may write to it, so not a file system that is mounted read-only.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    number = _number(path)
+    if not number:
+        return ""
+    for device, name in ((number, ""), *_partitions(number)):
+        for use in (_mounted(device, written=written), _swapped(device), _held(device)):
+            if use:
+                return f"its partition {name} {use}" if name else f"it {use}"
+    return ""
+
+
+def _number(path: str | bytes) -> str:
+    """`major:minor` of a block device, as /proc and /sys write it; empty for everything else."""
     if sys.platform != "linux":
         return ""
-    number = os.stat(path).st_rdev
-    wanted = f"{os.major(number)}:{os.minor(number)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        for line in mounts:
-            fields = line.split()
-            if fields[2] == wanted:
-                return f"it is mounted at {fields[4]}"
+    found = os.stat(path)
+    number = found.st_rdev
+    return f"{os.major(number)}:{os.minor(number)}" if stat.S_ISBLK(found.st_mode) else ""
+
+
+def _partitions(number: str) -> Iterator[tuple[str, str]]:
+    """Number and name of each partition of a disk."""
+    disk = os.path.join(_DEVICES, number)
+    for name in _names(disk):
+        if os.path.exists(os.path.join(disk, name, "partition")):
+            for line in _lines(os.path.join(disk, name, "dev")):
+                yield line, name
+
+
+def _mounted(number: str, *, written: bool) -> str:
+    for line in _lines(_MOUNTS):
+        fields = line.split(" ")
+        kind, source, options = fields[fields.index("-") + 1 :][:3]
+        if written and "ro" in options.split(","):
+            continue  # of the whole file system: one place of several may be read-only by itself
+        # btrfs and the like have a number of their own there: then the source tells.
+        if fields[2] == number or (kind != "tmpfs" and _is(_unescaped(source), number)):
+            return f"is mounted at {_unescaped(fields[4])}"
     return ""
+
+
+def _swapped(number: str) -> str:
+    names = [_unescaped(line.split()[0]) for line in _lines(_SWAPS)[1:]]
+    return "is swap space" if any(_is(name, number) for name in names) else ""
+
+
+def _held(number: str) -> str:
+    """Drivers that make another device of it: mdraid, LVM, encryption, multipath."""
+    holders = _names(os.path.join(_DEVICES, number, "holders"))
+    called = [
+        (_lines(os.path.join(_DEVICES, number, "holders", each, "dm", "name")), each) for each in holders
+    ]
+    words = [f"{each} ({name[0]})" if name else each for name, each in called]
+    return f"is part of {', '.join(words)}" if words else ""
+
+
+def _is(path: str, number: str) -> bool:
+    with suppress(OSError, ValueError):
+        return path.startswith("/") and _number(path) == number
+    return False
+
+
+def _unescaped(text: str) -> str:
+    r"""A path of /proc, where blanks stand as `\040`."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _lines(path: str) -> list[str]:
+    """Of a file of /proc or /sys; none if the kernel has no such file."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
 
 
 def open_exclusive(path: bytes) -> int:

@@ -6,6 +6,7 @@ The interface, all for `bytes` paths with `/`, absolute or relative:
     lstat(path) -> os.stat_result               like os.lstat
     readlink(path) -> bytes                     like os.readlink
     listdir(directory) -> list[bytes]           like os.listdir, of a path or an open directory; not sorted
+    names(directory) -> iterator of bytes       likewise, one after the other
     reachable(path) -> context manager: bytes   a short path to the same thing, for calls that take no
                                                 directory descriptor (xattrs); good inside the block only
 
@@ -63,22 +64,27 @@ def readlink(path: bytes) -> bytes:
 
 
 def listdir(directory: bytes | int) -> list[bytes]:
-    """The names in a directory, given by path or by a descriptor open for reading; in no order.
+    """The names in a directory, given by path or by a descriptor open for reading; in no order."""
+    return list(names(directory))
 
-    Only names are kept: a directory may have millions.
-    """
-    if isinstance(directory, bytes):
-        if len(directory) <= PLAIN_BYTES_MAX:
-            return os.listdir(directory)
-        if sys.platform == "win32":
-            return os.listdir(_extended(directory))
+
+def names(directory: bytes | int) -> Iterator[bytes]:
+    """Likewise, one after the other: a directory may have millions. Raises OSError while it is iterated."""
+    if isinstance(directory, int):
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                yield os.fsencode(entry.name)
+    elif len(directory) <= PLAIN_BYTES_MAX or sys.platform == "win32":
+        long = len(directory) > PLAIN_BYTES_MAX
+        with os.scandir(_extended(directory) if long else directory) as found:
+            for each in found:
+                yield each.name
+    else:
         fd = open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            return listdir(fd)
+            yield from names(fd)
         finally:
             os.close(fd)
-    with os.scandir(directory) as entries:
-        return [os.fsencode(entry.name) for entry in entries]
 
 
 @contextlib.contextmanager

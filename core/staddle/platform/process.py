@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 
@@ -27,6 +28,22 @@ def forget(process: subprocess.Popen[bytes]) -> None:
     """It goes on without us: init reaps it. Told so, Popen does not warn that it still runs."""
     if process.poll() is None:
         process.returncode = 0
+
+
+@contextlib.contextmanager
+def interrupted_later() -> Iterator[None]:
+    """A Ctrl-C in the body raises KeyboardInterrupt after it: a process that is started is known then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # there it does not come
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def spawn_child(argv: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from staddle import typed
 from staddle.api.types import Buffer
-from staddle.errors import OUTCOMES, RETRIES, SCOPES, ProtocolError, StaddleError
+from staddle.errors import OUTCOMES, RETRIES, SCOPES, ProtocolError, StaddleError, UsageError
 from staddle.wire.frames import META_BYTES_MAX, WIRE_VERSIONS
 
 ROLES = ("manager", "agent", "client", "admin")
@@ -72,6 +73,10 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _T = TypeVar("_T")
+_BEYOND = re.compile(
+    r"Expected `(?P<kind>str|bytes)` (?:of length <= (?P<most>\d+)|matching regex .*) "
+    r"- at `\$\.(?P<field>\w+)`"
+)
 # Only the core's own classes: a plugin's may want other arguments, and the engine reads only the fields.
 _CORE = {kind for kind in StaddleError.__subclasses__() if kind.__module__ == StaddleError.__module__}
 _CLASSES = {kind.default_code: kind for kind in _CORE}
@@ -79,8 +84,18 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def pack(value: Any) -> bytes:
-    """Msgpack of a Struct or plain value. Raises ValueError if it is larger than a meta may be."""
-    data = _encoder.encode(value)
+    """Msgpack of a Struct or plain value.
+
+    Raises:
+        ValueError: it is larger than a meta may be.
+        UsageError: text in it is none: words of a command line may hold any bytes.
+    """
+    try:
+        data = _encoder.encode(value)
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{error.object[:80]!r} is no text", hint="names, patterns and queries are written in UTF-8"
+        ) from None
     if len(data) > META_BYTES_MAX:
         raise ValueError(
             f"{len(data)} bytes of arguments, at most {META_BYTES_MAX}: put bulk data into the payload"
@@ -93,7 +108,19 @@ def unpack(data: Buffer | msgspec.Raw, kind: type[_T]) -> _T:
     try:
         return typed.unpack(data, kind)
     except msgspec.DecodeError as error:
-        raise ProtocolError(f"a message that cannot be read: {error}") from None
+        raise ProtocolError(f"a message that cannot be read: {_in_words(error)}") from None
+
+
+def _in_words(error: msgspec.DecodeError) -> str:
+    """What a person can have caused: a field that is too long, or holds control characters."""
+    found = _BEYOND.fullmatch(str(error))
+    if found is None:
+        return str(error)
+    return f"{found['field']} " + (
+        f"has more than {found['most']} {'characters' if found['kind'] == 'str' else 'bytes'}"
+        if found["most"]
+        else "holds characters that it must not hold"
+    )
 
 
 def unpack_hello(meta: bytes | None) -> Hello:

@@ -81,7 +81,7 @@ class CertificateAuthority:
         try:
             key = serialization.load_pem_private_key(parts[1], password=None)
             made = cls(parts[0], key, parts[2]) if isinstance(key, ec.EllipticCurvePrivateKey) else None
-        except ValueError as error:
+        except UNREADABLE as error:
             raise damaged from error
         if made is None or len(parts[2]) != _TOKEN_KEY_BYTES:
             raise damaged
@@ -115,7 +115,7 @@ class CertificateAuthority:
             key = csr.public_key()
             sound = csr.is_signature_valid
         except UNREADABLE as error:
-            raise Denied(f"the certificate request cannot be read: {error}", retry="never") from error
+            raise Denied("the certificate request cannot be read", retry="never") from error
         if not sound or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
             raise Denied("the certificate request is not signed by a P-256 key of its own", retry="never")
         return Issued(self._sign(key, check_identity(self.grid, role, name), days), b"")
@@ -225,7 +225,12 @@ def own_identity(credentials: Credentials) -> Identity:
         with open(credentials.cert_file, "rb") as file:
             return identity_of_cert(file.read())
     except (OSError, *UNREADABLE) as error:
-        raise ConfigError(f"cannot read our certificate: {error}") from error
+        raise ConfigError(f"cannot read our certificate {credentials.cert_file}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """The library's own words are about its parser."""
+    return (error.strerror or "").lower() if isinstance(error, OSError) else "it is damaged"
 
 
 def check_own(credentials: Credentials) -> Identity:
@@ -242,7 +247,7 @@ def check_own(credentials: Credentials) -> Identity:
             authority = x509.load_pem_x509_certificate(file.read())
         cert = x509.load_pem_x509_certificate(cert_pem)
     except (OSError, *UNREADABLE) as error:
-        raise ConfigError(f"cannot read our certificates: {error}") from error
+        raise ConfigError(f"cannot read our certificate {credentials.cert_file}: {_why(error)}") from error
     try:
         cert.verify_directly_issued_by(authority)
     except (InvalidSignature, *UNREADABLE):
@@ -264,7 +269,7 @@ def fingerprint_of(cert_pem: bytes) -> bytes:
         cert = x509.load_pem_x509_certificate(cert_pem)
         cert.verify_directly_issued_by(cert)
     except (InvalidSignature, *UNREADABLE) as error:
-        raise Denied(f"not a certificate of an authority: {error}") from error
+        raise Denied("not a certificate of an authority") from error
     return cert.fingerprint(hashes.SHA256())
 
 

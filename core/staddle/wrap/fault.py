@@ -138,7 +138,9 @@ class FaultLayer:
                 return []
             except msgspec.MsgspecError as error:
                 if attempt == READ_TRIES:
-                    raise ConfigError(f"fault file {self._path}: {error}") from error
+                    raise ConfigError(
+                        f"fault file {self._path}: {error}", hint="correct it, or remove it: docs/plugins.md"
+                    ) from error
                 self._sleep(POLL_S)
         return []
 

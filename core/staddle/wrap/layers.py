@@ -1,27 +1,24 @@
 """How cross-cutting work is put round a driver: one wrapper for media and volumes, many small layers.
 
 A layer sees every call as a `Call` and a function that makes it; it may wait, measure, repeat or refuse. The
-wrapper also keeps two promises of the contract for drivers that don't: what is no StaddleError becomes
-MediumFailed in doubt, and a listing is fetched in pages, each an ordinary call, so that a page can be
-repeated without a gap.
+wrapper also keeps promises of the contract for drivers that don't: what they say is checked (`answers`), and
+a listing is fetched in pages, each an ordinary call, so that a page can be repeated without a gap.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from staddle.api.media import Deadline, Medium, Mode, Volume
-from staddle.api.types import NAME_MAX, Buffer, Capability, Capacity, Health, Label, ObjectInfo, Receipt
-from staddle.errors import Corrupt, MediumFailed, StaddleError
+from staddle.api.types import Buffer, Capability, Capacity, Health, Label, ObjectInfo, Receipt
+from staddle.wrap import answers
 
 T = TypeVar("T")
 
 LIST_PAGE = 4096
-LABEL_BYTES_MAX = 64 * 1024
 
 OPS = (
     "put",
@@ -84,15 +81,13 @@ class _Chain:
         def innermost() -> T:
             try:
                 return driver()
-            except StaddleError:
-                raise
-            except Exception as error:
-                raise MediumFailed(
-                    f"{call.op} on medium {self.name}: the driver raised {type(error).__name__}: {error}",
-                    code="DRIVER_ERROR",
-                    outcome="in_doubt",
-                    hint="report it to the plugin's author",
-                ) from error
+            # SystemExit too: the call runs in a thread, and no driver ends the agent. What stops the process
+            # comes to the main thread, never here.
+            except BaseException as error:
+                sound = answers.sound_error(self.name, call.op, error)
+                if sound is error:
+                    raise
+                raise sound from error
 
         make: Callable[[], T] = innermost
         for layer in reversed(self.layers):
@@ -125,7 +120,10 @@ class WrappedMedium:
 
     def probe(self, deadline: Deadline) -> Sequence[Capability]:
         """See Medium."""
-        return self._chain.call("probe", lambda: self.inner.probe(deadline), deadline)
+        name = self._chain.name
+        return self._chain.call(
+            "probe", lambda: answers.checked_capabilities(name, self.inner.probe(deadline)), deadline
+        )
 
     def initialize(self, label: Label, text: bytes, deadline: Deadline) -> None:
         """See Medium."""
@@ -133,23 +131,27 @@ class WrappedMedium:
 
     def read_label(self, deadline: Deadline) -> bytes:
         """See Medium."""
-        text = self._chain.call("read_label", lambda: self.inner.read_label(deadline), deadline)
-        if len(text) > LABEL_BYTES_MAX:
-            raise MediumFailed(
-                f"medium {self._chain.name} gives {len(text)} bytes as its label",
-                code="WRONG_LABEL",
-                hint="mount or insert the right volume; nothing was written to this one",
-            )
-        return text
+        name = self._chain.name
+        return self._chain.call(
+            "read_label", lambda: answers.checked_text(name, self.inner.read_label(deadline)), deadline
+        )
 
     def open(self, label: Label, mode: Mode, epoch: int, deadline: Deadline) -> WrappedVolume:
         """See Medium."""
-        opened = self._chain.call("open", lambda: self.inner.open(label, mode, epoch, deadline), deadline)
-        return WrappedVolume(opened, self._chain)
+
+        def opened() -> Volume:
+            volume = self.inner.open(label, mode, epoch, deadline)
+            answers.checked_volume(self._chain.name, volume, label)
+            return volume
+
+        return WrappedVolume(self._chain.call("open", opened, deadline), label, self._chain)
 
     def health(self, deadline: Deadline) -> Health:
         """See Medium."""
-        return self._chain.call("health", lambda: self.inner.health(deadline), deadline)
+        name = self._chain.name
+        return self._chain.call(
+            "health", lambda: answers.checked_health(name, self.inner.health(deadline)), deadline
+        )
 
     def close(self) -> None:
         """Close the driver, then the layers."""
@@ -163,63 +165,62 @@ class WrappedMedium:
 class WrappedVolume:
     """A volume whose every call goes through its medium's layers."""
 
-    def __init__(self, inner: Volume, chain: _Chain) -> None:
-        """Args: inner: the driver's volume. chain: the medium's."""
+    def __init__(self, inner: Volume, label: Label, chain: _Chain) -> None:
+        """Args: inner: the driver's volume. label: the one that was asked for. chain: the medium's."""
         self.inner = inner
-        self.label = inner.label
+        self.label = label
         self._chain = chain
 
     def put(self, name: str, parts: Sequence[Buffer], digest: bytes, deadline: Deadline) -> Receipt:
         """See Volume."""
         size = sum(memoryview(part).nbytes for part in parts)
-        call = Call(self._chain.name, "put", deadline, name, write_bytes=size)
-        return self._chain.run(call, lambda: self.inner.put(name, parts, digest, deadline))
+        medium = self._chain.name
+        call = Call(medium, "put", deadline, name, write_bytes=size)
+
+        def put() -> Receipt:
+            receipt = self.inner.put(name, parts, digest, deadline)
+            return answers.checked_receipt(
+                medium, receipt, name=name, size_bytes=size, digest=digest, volume=self.label.volume
+            )
+
+        return self._chain.run(call, put)
 
     def get(self, name: str, offset: int, length: int, deadline: Deadline) -> bytes:
         """See Volume."""
-        call = Call(self._chain.name, "get", deadline, name, read_bytes=length)
-        data = self._chain.run(call, lambda: self.inner.get(name, offset, length, deadline))
-        if len(data) != length:
-            raise Corrupt(
-                f"{name} on medium {self._chain.name}: it gave {len(data)} bytes instead of {length}"
-            )
-        return data
+        medium = self._chain.name
+        call = Call(medium, "get", deadline, name, read_bytes=length)
+
+        def get() -> bytes:
+            return answers.checked_bytes(medium, name, self.inner.get(name, offset, length, deadline), length)
+
+        return self._chain.run(call, get)
 
     def stat(self, name: str, deadline: Deadline) -> ObjectInfo:
         """See Volume."""
-        call = Call(self._chain.name, "stat", deadline, name)
-        info = self._chain.run(call, lambda: self.inner.stat(name, deadline))
-        if info.name != name or info.size_bytes < 0:
-            raise self._lies(
-                f"asked for {name!r} it tells of {info.size_bytes} bytes of {info.name[:NAME_MAX]!r}"
-            )
-        return info
+        medium = self._chain.name
+
+        def stat() -> ObjectInfo:
+            info = answers.checked_info(medium, self.inner.stat(name, deadline))
+            if info.name != name:
+                raise answers.lies(medium, f"asked for {name!r} it tells of {info.name!r}")
+            return info
+
+        return self._chain.run(Call(medium, "stat", deadline, name), stat)
 
     def list(self, after: str, deadline: Deadline, prefix: str = "") -> Iterator[ObjectInfo]:
         """See Volume. Each page is asked for anew, after the last name of the one before."""
         call = Call(self._chain.name, "list", deadline, prefix)
         while True:
             page = self._chain.run(call, lambda after=after: self._page(after, deadline, prefix))  # type: ignore[misc]
-            for info in page:
-                # Without an order a listing need not come to an end.
-                if info.name <= after or not info.name.startswith(prefix) or len(info.name) > NAME_MAX:
-                    raise self._lies(f"it lists {info.name[:NAME_MAX]!r} behind {after!r} under {prefix!r}")
-                after = info.name
-                yield info
+            yield from page
             if len(page) < LIST_PAGE:
                 return
-
-    def _lies(self, what: str) -> MediumFailed:
-        return MediumFailed(
-            f"medium {self._chain.name}: {what}",
-            code="DRIVER_ERROR",
-            hint="report it to the plugin's author, or look at the backend",
-        )
+            after = page[-1].name
 
     def _page(self, after: str, deadline: Deadline, prefix: str) -> Sequence[ObjectInfo]:
         found = self.inner.list(after, deadline, prefix)
         try:
-            return [*itertools.islice(found, LIST_PAGE)]
+            return [*answers.checked_page(self._chain.name, found, after, prefix, LIST_PAGE)]
         finally:
             # A generator that is left in its middle holds a directory open.
             if hasattr(found, "close"):
@@ -232,7 +233,8 @@ class WrappedVolume:
 
     def capacity(self) -> Capacity:
         """See Volume."""
-        return self._chain.call("capacity", self.inner.capacity)
+        name = self._chain.name
+        return self._chain.call("capacity", lambda: answers.checked_capacity(name, self.inner.capacity()))
 
     def close(self) -> None:
         """See Volume."""

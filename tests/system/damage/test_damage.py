@@ -207,6 +207,29 @@ def test_a_restore_that_meets_damage_has_it_repaired_and_status_shows_it(scene):
     assert scene.verify("--read-data")[0] == 0
 
 
+def test_copies_damaged_in_different_places_are_whole_together(scene):
+    victim = max(scene.objects("c0"), key=lambda path: path.stat().st_size)
+    twin, data = scene.twin(victim), victim.read_bytes()
+    for path, at in ((victim, len(data) // 4), (twin, 3 * len(data) // 4)):
+        rewrite(path, lambda data, at=at: data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :])
+    code, findings, lines = scene.verify("--read-data")
+    assert code == 3, "nothing is lost"
+    assert {(each["verdict"], each["medium"]) for each in findings.values()} == {
+        ("split", "m1"),
+        ("split", "m2"),
+    }
+    assert (lines[-1]["objects_split"], lines[-1]["objects_lost"], lines[-1]["files_hit"]) == (1, 0, 0)
+    text = scene.grid.run("verify", "--read-data", check=False)
+    assert "--repair joins them" in text.stdout + text.stderr
+    scene.check_restore(scene.first)  # reads both, and has them repaired as any damage
+    scene.grid.wait(lambda: not victim.exists() and not twin.exists(), "what the restore met was repaired")
+    code, findings, _ = scene.verify("--read-data", "--repair")
+    assert (code, findings) == (0, {})
+    for medium in ("m1", "m2"):
+        [again] = [path for path in scene.objects("c0", medium) if path.name[:32] == victim.name[:32]]
+        assert again.read_bytes() == data
+
+
 def test_without_a_good_copy_files_are_named_and_the_next_backup_is_whole(scene):
     victim = scene.objects("c0")[0]
     for path in (victim, scene.twin(victim)):
@@ -264,7 +287,7 @@ def test_a_manifest_without_a_good_copy_hits_the_files_in_it(scene):
     }
     victim = next(path for path in scene.objects("f0") if path.name[:32] in manifests)
     saved = victim.read_bytes()
-    rewrite(victim, lambda data: data[:-1])
+    rewrite(victim, lambda data: flip_middle(data)[:-1])
     rewrite(scene.twin(victim), flip_middle)
     code, _, lines = scene.verify(str(new), "--read-data")
     assert code == 13
@@ -318,3 +341,49 @@ def test_a_rebuild_names_what_is_damaged_and_uses_the_good_copies(scene):
     scene.check_restore(newest)
     code, findings, _ = scene.verify("--read-data")
     assert (code, findings) == (0, {}), "what the grid knows now is whole"
+
+
+def test_a_rebuild_over_a_manifest_that_is_whole_nowhere_keeps_all_other_files(scene):
+    for number in range(20, 30):
+        scene.write(f"deep/file-{number}", FILE_BYTES)
+    new = scene.backup()
+    rows = scene.grid.json(
+        "sql", f"SELECT manifest FROM v_segments WHERE backup = {new} ORDER BY stream, ordinal"
+    )["rows"]
+    assert len(rows) >= 3, "one of them is neither the first nor the last"
+    name = rows[1][0]
+    victim = next(path for path in scene.objects("f0") if path.name.startswith(name))
+    saved = victim.read_bytes()
+    rewrite(victim, flip_middle)
+    rewrite(scene.twin(victim), lambda data: flip_middle(data)[:-1])
+    _, _, lines = scene.verify(str(new), "--read-data")
+    hit = {each["path"] for each in lines if each["message_type"] == "file_hit"}
+    files = {str(path) for path in scene.source.rglob("*") if path.is_file()}
+    assert hit
+    assert files - hit, "not all of it is lost"
+
+    scene.grid.down()
+    shutil.rmtree(os.path.join(scene.grid.home, "manager"))
+    scene.grid.run("up")
+    done = scene.grid.run("catalog", "rebuild", check=False)
+    assert done.returncode == 3, done.stderr
+    assert f"whole in no copy: {name}" in done.stderr
+    states = {each["backup"]: each["state"] for each in scene.grid.json("ls")}
+    assert states[new] == "incomplete"
+    assert scene.grid.run("catalog", "verify", check=False).returncode == 0
+    code, findings, _ = scene.verify(str(new), "--read-data")
+    assert code == 13, "the loss is still told of"
+    assert {found["object"] for found in findings.values()} == {name}
+    _, found = scene.restore(new, codes=(13,))
+    for path in sorted(files - hit):
+        relative = os.path.relpath(path, scene.source)
+        assert (found / relative).read_bytes() == (scene.source / relative).read_bytes()
+
+    # What comes back from elsewhere is taken in by another rebuild.
+    rewrite(victim, lambda _: saved)
+    scene.verify("--read-data", "--repair")
+    scene.grid.run("catalog", "rebuild", check=False)
+    assert {each["backup"]: each["state"] for each in scene.grid.json("ls")}[new] == "complete"
+    assert scene.verify(str(new), "--read-data")[0] == 0
+    assert scene.grid.run("catalog", "verify", check=False).returncode == 0
+    scene.check_restore(new)

@@ -2,7 +2,8 @@
 
 import contextlib
 
-from limits import caged, first
+from cages import Cages
+from faults.processes import await_gone
 from scene import Scene
 from unusual import memory_group, needs, only_in_soak
 
@@ -14,16 +15,16 @@ MORE_BYTES = 12 << 20
 @only_in_soak
 def test_a_job_survives_an_agent_that_is_killed_for_its_memory(tmp_path, seed):
     with contextlib.ExitStack() as stack:
-        group = stack.enter_context(memory_group(f"staddle-{seed}"))
-        scene = stack.enter_context(Scene(tmp_path, seed))
-        for agent in scene.agents:
+        group, cages = stack.enter_context(memory_group(f"staddle-{seed}")), Cages(tmp_path)
+        cages.put("agent-a1", group=group.path)
+        scene = stack.enter_context(Scene(tmp_path, seed, wait_s=60, environment=cages.environment))
+        for agent in ("a2", "a3"):  # so that the one that is limited serves
             scene.grid.kill(f"agent-{agent}")
-        daemon = stack.enter_context(caged(scene, "agent-a1", first(f"echo 0 > {group.path}/cgroup.procs")))
-        scene.grid.wait(lambda: bool(scene.grid.pids("agent-a1")), "the agent a1 is up")
         pids = scene.grid.pids("agent-a1")
         group.limit(group.used_bytes() + MORE_BYTES)
         scene.start()
-        daemon.wait(60.0)
+        await_gone("a1", pids)
+        assert group.kills(), "it has ended by itself"
         scene.grid.up()
         summary = scene.finish()
         scene.check_failover(summary, {"agent_lost", "agent_silent"}, "a1")

@@ -53,6 +53,15 @@ def test_the_job_of_a_killed_process_is_claimed_by_the_same_command_only(tmp_pat
     same.close()
 
 
+def test_a_pattern_that_is_no_text_names_a_job_as_well(tmp_path):
+    first = Claim(settings(tmp_path), ["work", {"exclude": ["*\udcff"]}])
+    die(first)
+    same = Claim(settings(tmp_path), ["work", {"exclude": ["*\udcff"]}])
+    assert same.earlier
+    assert same.request == first.request
+    same.close()
+
+
 def test_a_running_process_keeps_its_job_for_itself(tmp_path):
     first = Claim(settings(tmp_path), ["work"])
     beside = Claim(settings(tmp_path), ["work"])

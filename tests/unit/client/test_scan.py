@@ -18,6 +18,7 @@ from staddle.client.scan import (
     Tag,
     absolute,
     join,
+    parents,
     reduce_roots,
     scan,
     split,
@@ -108,8 +109,16 @@ def test_a_file_may_be_a_root(tmp_path):
 
 
 def test_roots_inside_others_are_dropped():
-    assert reduce_roots([b"/a/b", b"/a", b"/ab", b"/a", b"/c/d"]) == [b"/a", b"/ab", b"/c/d"]
-    assert reduce_roots([b"/", b"/x"]) == [b"/"]
+    given_paths = sorted([b"/a/b", b"/a", b"/ab", b"/a", b"/c/d"])
+    assert list(reduce_roots(given_paths)) == [b"/a", b"/ab", b"/c/d"]
+    assert list(reduce_roots([b"/", b"/x"])) == [b"/"]
+
+
+@given(st.lists(st.lists(st.sampled_from([b"a", b"b", b"a!", b"a-b", b"a0"]), max_size=4)))
+def test_no_root_lies_inside_another_and_none_is_missing(paths):
+    given_paths = {b"/" + b"/".join(parts) for parts in paths}
+    outer = {path for path in given_paths if not any(above in given_paths for above in parents(path))}
+    assert list(reduce_roots(sorted(given_paths))) == sorted(outer)
 
 
 def test_a_relative_root_becomes_absolute_and_keeps_its_symlinks(tmp_path, monkeypatch):

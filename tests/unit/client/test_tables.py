@@ -1,5 +1,7 @@
 """What a restore keeps to its end."""
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,19 @@ def test_a_table_gives_back_what_was_added_in_any_order(values, block, rng):
         assert len(table) == len(values)
     finally:
         tables._BLOCK_BYTES, tables._BLOCKS_KEPT = before
+
+
+def test_a_table_of_paths_takes_a_fraction_of_their_bytes():
+    paths = [b"/a/directory/with/files/%d/name-%07d" % (number // 100, number) for number in range(30_000)]
+    tracemalloc.start()
+    try:
+        table = ByteTable()
+        for path in paths:
+            table.add(path)
+        taken_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes < 30_000 * 8 + sum(map(len, paths)) / 4
 
 
 @given(st.lists(st.tuples(st.binary(max_size=3), st.booleans())))

@@ -98,3 +98,19 @@ def test_each_container_is_opened_once_for_all_batches(shared):
     tails = [get for get in medium.gets if get[1] + get[2] == len(medium.objects[container_id])]
     assert len(tails) == 1
     assert len(medium.gets) > 4
+
+
+@pytest.mark.parametrize(("most", "kept"), [(0, 0), (5000, 1), (12_300, 3), (1 << 20, 8)])
+def test_directories_of_containers_are_kept_up_to_their_bytes(shared, monkeypatch, most, kept):
+    monkeypatch.setattr("staddle.data.reader._cost", lambda reader: 4096)
+    medium, content = Medium(), blob(15, [2_000_000])
+    result = build(shared, plan_of(medium), part_records(b"/a", content, []))
+    chunks = manifests.decode(result.manifest).chunks
+    assert len(medium.objects) == 8
+    with ChunkReader(
+        KEYS, locate_in(medium), never, batch_raw_bytes=100_000, directories_bytes_max=most
+    ) as reader:
+        for _ in range(2):
+            assert b"".join(raw for _, raw in reader.read(chunks, np.arange(len(chunks)))) == content
+            assert reader._idle_bytes == 4096 * len(reader._idle)
+            assert len(reader._idle) == kept

@@ -18,11 +18,11 @@ from staddle import typed
 from staddle.config import Settings, home_paths, load
 from staddle.daemon import runfiles
 from staddle.daemon.agent import media as agent_media
-from staddle.daemon.agent.data import Ready, manager_urls
+from staddle.daemon.agent.data import Ready, check_configured, manager_urls
 from staddle.daemon.agent.health import MediumWatch
 from staddle.daemon.runfiles import RunFile
 from staddle.daemon.setup import Identities
-from staddle.errors import ConfigError, StaddleError, Unavailable
+from staddle.errors import StaddleError, Unavailable
 from staddle.obs import logs
 from staddle.platform import process
 from staddle.plugins import PluginRegistry
@@ -47,11 +47,7 @@ class Control:
 
     def __init__(self, settings: Settings, name: str) -> None:
         """Raises ConfigError for an agent that is not configured."""
-        if name not in settings.agent:
-            raise ConfigError(
-                f"there is no [agent.{name}] in the configuration of {settings.home}",
-                hint=f"agents: {', '.join(settings.agent) or 'none'}",
-            )
+        check_configured(settings, name)
         self._settings = settings
         self._name = name
         self._stop = asyncio.Event()
@@ -216,6 +212,7 @@ async def _main(home: str, name: str) -> int:
 
 def main(home: str, name: str) -> None:
     """Run an agent until it is stopped. Raises StaddleError; ends with 1 if its data process dies."""
+    check_configured(load(home), name)  # first of all: a slip of the pen leaves no file behind
     part = f"agent-{name}"
     lock = runfiles.claim(home, part)
     logs.configure(f"agent {name}", path=os.path.join(home_paths(home).log, f"{part}.jsonl"))

@@ -26,7 +26,7 @@ from staddle.daemon.agent.streams import StreamDesk
 from staddle.daemon.setup import Identities, local_url
 from staddle.data.pipeline import Pipeline
 from staddle.engine.receiver import ReceiverLimits
-from staddle.errors import StaddleError
+from staddle.errors import ConfigError, StaddleError
 from staddle.ids import Ids
 from staddle.obs import logs
 from staddle.platform import memory, process
@@ -43,6 +43,8 @@ GREET_WAIT_S = 10.0
 """How long the ready line waits for a manager; without one the agent serves and goes on trying."""
 OPEN_WAIT_S = 5.0
 FREED_KEPT_BYTES = 64 << 20
+TRIM_ABOVE_BYTES = 224 << 20
+"""About what one stream takes."""
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -56,6 +58,15 @@ def manager_urls(settings: Settings) -> list[str]:
     """Where this host finds the manager, the local socket first."""
     local = local_url(settings.home, "manager")
     return [*([local] if local.startswith("unix:") else []), settings.manager.listen]
+
+
+def check_configured(settings: Settings, name: str) -> None:
+    """Raises ConfigError for an agent that is not."""
+    if name not in settings.agent:
+        raise ConfigError(
+            f"there is no [agent.{name}] in the configuration of {settings.home}",
+            hint=f"agents: {', '.join(settings.agent) or 'none'}",
+        )
 
 
 class DataProcess:
@@ -190,7 +201,9 @@ async def _run(home: str, name: str) -> None:
 
 def main(home: str, name: str) -> None:
     """Run until the parent's pipe closes. Raises StaddleError."""
+    check_configured(load(home), name)  # first of all: a slip of the pen leaves no file behind
     memory.keep_freed(FREED_KEPT_BYTES)
+    memory.trim_above(TRIM_ABOVE_BYTES)
     logs.configure(f"agent {name} data", path=os.path.join(home_paths(home).log, f"agent-{name}-data.jsonl"))
     try:
         asyncio.run(_run(home, name))

@@ -45,6 +45,7 @@ class Greeter:
         self._labels: dict[str, bytes] = {}
         self._media_pool = ThreadPoolExecutor(max(len(context.media.names), 1), thread_name_prefix="label")
         self._with_keyring: set[str] = set()
+        self._said: dict[str, str] = {}
         self.greeted = asyncio.Event()
 
     def serves_at(self, urls: Iterable[str]) -> None:
@@ -73,6 +74,7 @@ class Greeter:
                 link = await self._context.manager.link()
                 if await asyncio.to_thread(self._read_labels):
                     await self.on_connected(link)
+                await asyncio.to_thread(self._open_libraries)
             except StaddleError as error:
                 log.info("no manager now: %s", error)
                 await asyncio.sleep(1.0)
@@ -137,7 +139,7 @@ class Greeter:
         for future in futures:
             future.result()
         self._context.media.set_labels(labels, welcome.manager_epoch)
-        self._open_libraries(role)
+        self._open_libraries()
         for name in labels:
             if name not in self._with_keyring:
                 self._media_pool.submit(self._keep_keyring, name, welcome.grid, welcome.keyring)
@@ -180,16 +182,22 @@ class Greeter:
         except StaddleError as error:
             log.warning("medium %s has no keyring yet: %s", name, error)
 
-    def _open_libraries(self, role: Role) -> None:
+    def _open_libraries(self) -> None:
+        """What is not open yet, and the owner map of what is. Nothing to do is the usual case."""
         context = self._context
+        role = context.role
         for domain in role.domains:
             library = context.libraries.get(domain)
             try:
                 if library is None:
                     path = os.path.join(context.directory, "library", domain)
                     context.libraries[domain] = Library.open(path, context.name, role.owner_map)
-                else:
+                elif library.owner_map.version < role.owner_map.version:
                     library.set_owner_map(role.owner_map)
             except (StaddleError, OSError) as error:
-                # Without it everything is stored again: space, not a failure. The next hello tries again.
-                log.error("the fingerprint library of %s can't be used: %s", domain, error)
+                # Without it everything is stored again: space, not a failure. It is tried again soon.
+                if self._said.get(domain) != str(error):
+                    self._said[domain] = str(error)
+                    log.error("the fingerprint library of %s can't be used: %s", domain, error)
+            else:
+                self._said.pop(domain, None)

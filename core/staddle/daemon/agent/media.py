@@ -30,7 +30,9 @@ def build(settings: Settings, agent: str, registry: PluginRegistry) -> BuiltMedi
         try:
             factory = registry.media_type(table.plugin).load()
             driver = factory(name, settings.medium_config(name, registry))
-        except Exception as error:  # noqa: BLE001 - a plugin is foreign code: its medium is bad, not the agent
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - foreign code, SystemExit too: its medium is bad, not the agent
             log.error("medium %s can't be used: %s", name, error)
             built.problems[name] = str(error) if isinstance(error, StaddleError) else repr(error)
             continue

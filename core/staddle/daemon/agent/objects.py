@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -31,6 +32,8 @@ THREADS = 4
 """Objects looked at at once; whole containers are in memory meanwhile."""
 SCAN_MAX = 1000
 PLACEMENT_BYTES = 8
+SALVAGE_BYTES = 64 << 10
+"""Read at once of a damaged copy: so much may be lost for one bad sector."""
 
 T = TypeVar("T")
 
@@ -62,6 +65,7 @@ class ObjectDesk:
         register(handlers, wire.CHECK_OBJECT, self._check, cancellable=True)
         register(handlers, repair_wire.COPY_OBJECT, self._copy)
         register(handlers, repair_wire.FETCH_OBJECT, self._fetch, cancellable=True)
+        register(handlers, repair_wire.SALVAGE_OBJECT, self._salvage, cancellable=True)
 
     def close(self) -> None:
         """End the threads. Call from a thread."""
@@ -169,6 +173,23 @@ class ObjectDesk:
         args: repair_wire.FetchObject = call.args
         async with self._reading:
             return Nothing(), await self._run(self._read_checked, args.source)
+
+    async def _salvage(self, call: Call) -> tuple[Nothing, Buffer]:
+        args: repair_wire.SalvageObject = call.args
+        async with self._reading:
+            return Nothing(), await self._run(self._salvaged, args.source)
+
+    def _salvaged(self, item: VerifyObject) -> Buffer:
+        if not 0 < item.size_bytes <= OBJECT_BYTES_MAX:
+            raise Corrupt(f"{item.name}: {item.size_bytes} bytes are too many")
+        volume = self._media.volume(item.medium)
+        there = volume.stat(item.name, self._media.deadline(item.medium)).size_bytes
+        data = bytearray(item.size_bytes)
+        for at in range(0, min(there, item.size_bytes), SALVAGE_BYTES):
+            length = min(SALVAGE_BYTES, there - at, item.size_bytes - at)
+            with contextlib.suppress(Corrupt):  # another copy may have it
+                data[at : at + length] = volume.get(item.name, at, length, self._media.deadline(item.medium))
+        return data
 
     def _put_named(self, medium: str, name: str, blob: Buffer) -> None:
         """Store sealed bytes under a name that the manager has planned. Raises what the medium said."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -23,6 +24,9 @@ IDLE_S = 2.0
 BATCH = 128
 ROUNDS_MAX = 64
 """Batches of one catching up before the others have their turn."""
+AGAIN_MIN_S = 2.0
+AGAIN_MAX_S = 60.0
+"""Between two openings of a library whose disk refuses: each reads all of its log."""
 DIRECTORY_TRIES = 3
 TRIES_KEPT = 10_000
 
@@ -39,6 +43,7 @@ class Publisher:
         self._waiting: list[asyncio.Future[None]] = []
         self._tries: OrderedDict[bytes, int] = OrderedDict()
         self._said: dict[str, str] = {}
+        self._due: dict[str, tuple[float, float]] = {}
 
     def wake(self) -> None:
         """Something was committed."""
@@ -63,15 +68,29 @@ class Publisher:
             waiting, self._waiting = self._waiting, []
             for domain, library in list(self._context.libraries.items()):
                 try:
+                    if library.refused and not await self._open_again(domain, library):
+                        continue
                     await self._catch_up(domain, library)
                 except (StaddleError, OSError) as error:
                     # A cache that lags costs space, which is found again later; no backup fails for it.
                     self._complain(domain, str(error))
                 else:
-                    self._said.pop(domain, None)
+                    self._due.pop(domain, None)
+                    if self._said.pop(domain, None):
+                        log.info("fingerprint library of %s: it is up to date again", domain)
             for done in waiting:
                 if not done.done():
                     done.set_result(None)
+
+    async def _open_again(self, domain: str, library: Library) -> bool:
+        """A disk that was full or broken may be well again. False: it is too soon to look."""
+        now_s = time.monotonic()
+        due_s, pause_s = self._due.get(domain, (now_s, AGAIN_MIN_S))
+        if now_s < due_s:
+            return False
+        self._due[domain] = now_s + pause_s, min(2 * pause_s, AGAIN_MAX_S)
+        await asyncio.to_thread(library.reopen)
+        return True
 
     def _complain(self, domain: str, message: str) -> None:
         """Once: what does not mend itself would be said again every few seconds."""

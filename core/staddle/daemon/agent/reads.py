@@ -19,7 +19,7 @@ from staddle.daemon.agent.locator import Locator
 from staddle.data.crypto import DomainKeys
 from staddle.data.manifest import ZERO_REGION, ManifestHead
 from staddle.data.reader import ChunkReader
-from staddle.errors import Denied, StaddleError, UsageError
+from staddle.errors import Corrupt, Denied, StaddleError, UsageError
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.base import Nothing, register
 from staddle.wire.ops.data import READ_CHUNKS, READ_MANIFEST, ReadChunks, ReadManifest
@@ -87,7 +87,11 @@ class ReadDesk:
 
     def _manifest(self, ticket: ReadTicket, manifest_id: bytes) -> bytes:
         plain = self._locator.plain_manifest(manifest_id, self._context.keys(ticket.domain))
-        _check_backup(typed.unpack(plain, _OnlyHead).head, ticket, manifest_id)
+        try:
+            head = typed.unpack(plain, _OnlyHead).head
+        except msgspec.DecodeError as error:
+            raise Corrupt(f"manifest {manifest_id.hex()}: {error}") from None
+        _check_backup(head, ticket, manifest_id)
         return plain
 
     # --- chunks ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.store import PutResult
 from staddle.data.base import NeedContent
 from staddle.data.container import SealedContainer
-from staddle.data.crypto import KEY_BYTES, NONCE_BYTES, DomainKeys
+from staddle.data.crypto import KEY_BYTES, NONCE_BYTES, DomainKeys, digest
 from staddle.data.manifest import ManifestHead
 from staddle.data.packer import StoredContainer
 from staddle.data.pipeline import StreamPlan
@@ -37,9 +37,10 @@ from staddle.wire.channel import Data
 
 log = logging.getLogger(__name__)
 
-SEGMENT_ROWS_MAX = 200_000
+SEGMENT_ROWS_MAX = 32_768
 SEGMENT_CHUNKS_MAX = 500_000
-"""A segment with more is closed early: its manifest must fit into memory, whatever it refers to."""
+"""A segment with more is closed early: a row takes about a kilobyte while it fills, and four streams have
+eight segments; its manifest must fit into memory several times over, too."""
 PACKED_MANIFEST_MAX = 32 << 20
 """A longer one is not sent along with COMMIT: the catalog reads it from the media."""
 
@@ -267,6 +268,7 @@ class SegmentWorker:
             bytes_read=result.bytes_read,
             bytes_stored=result.bytes_stored + manifest.size_bytes,
             failed=failed,
+            plain_digest=digest([plain]),
         )
 
     def _object(self, container: StoredContainer) -> StoredObject:
@@ -282,7 +284,7 @@ class SegmentWorker:
         )
 
     def _store_manifest(self, plain: bytes, keys: DomainKeys) -> StoredObject:
-        ids = self._context.ids
+        ids = self._plan.ids
         sealed = seal_object(
             Kind.MANIFEST,
             ids.new_id(),

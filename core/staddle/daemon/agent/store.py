@@ -75,7 +75,7 @@ class MediaSet:
                     if old is not None:
                         stale.append(old)
         for volume in stale:
-            volume.close()
+            _close_quietly(volume)
 
     def volume(self, name: str) -> Volume:
         """The open volume of a medium; opened, and its label checked, on first use."""
@@ -93,7 +93,7 @@ class MediaSet:
         with self._lock:
             kept = self._volumes.setdefault(name, opened)
         if kept is not opened:
-            opened.close()
+            _close_quietly(opened)
         return kept
 
     def forget(self, name: str) -> None:

@@ -21,6 +21,7 @@ from staddle.dedup.view import Hits
 from staddle.engine.messages import Ticket
 from staddle.engine.receiver import ReceiverLimits
 from staddle.errors import Denied, Fenced, NotFound, StaddleError, Unavailable
+from staddle.ids import IdsAfter
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.agents import USABLE, Usable
 from staddle.wire.ops.base import Nothing
@@ -179,7 +180,8 @@ class StreamDesk:
         )
         known.refuse(ticket.bad)
         base = BaseRows(_Base(self._locator, ticket, keys).load) if ticket.base_backup else None
-        return StreamPlan(keys=keys, ids=self._context.ids, store=store, known=known, base=base)
+        ids = IdsAfter(self._context.ids, ticket.issued_ns)
+        return StreamPlan(keys=keys, ids=ids, store=store, known=known, base=base)
 
     def _lookup(self, domain: str, prints: U8Array) -> LibraryHits:
         """Never fails a backup: what can't be looked up is stored again."""

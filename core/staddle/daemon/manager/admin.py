@@ -7,13 +7,13 @@ import os
 from collections import Counter
 from typing import Any
 
-from staddle.daemon.manager.adoption import Adoption
+from staddle.daemon.manager.adoption import Adoption, unread_media
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.gc import Collector
 from staddle.daemon.manager.presence import Presence
 from staddle.engine.gc import marked
-from staddle.engine.repair import lost_for_good
+from staddle.engine.repair import left_on, lost_for_good
 from staddle.engine.tables import BackupState, MediumStatus, ObjectState
 from staddle.errors import Denied, Locked, NotFound, Unavailable
 from staddle.wire.handlers import Call, Handlers
@@ -97,19 +97,31 @@ class AdminDesk:
         if known is not None and known.state is MediumStatus.UP:
             state = reports[0].state if reports else MediumStatus.OFFLINE.value
             said = said or ("" if reports else "no agent that reaches it is up")
+        why = problem or said or (known.message if known else "no agent has seen it yet")
         return wire.MediumStatus(
             name=name,
             plugin=settings.plugin,
             state=state,
             path=self._manager.settings.path_of(name),
             free_bytes=max((report.free_bytes for report in reports), default=0),
-            message=problem or said or (known.message if known else "no agent has seen it yet"),
+            message="; ".join(filter(None, (why, self._to_be_done(name)))),
             bad_copies=sum(
                 copy.medium == name
                 for item in self._manager.state.damaged
                 for copy in self._manager.state.objects[item].bad
             ),
         )
+
+    def _to_be_done(self, medium: str) -> str:
+        """What an administrator should know of a medium that is well."""
+        state = self._manager.state
+        if medium in unread_media(self._manager):
+            return "it holds what the log does not know: `staddle catalog rebuild` reads it in"
+        if medium not in state.media or any(medium in pool.media for pool in state.pools.values()):
+            return ""
+        if left := left_on(state, medium):
+            return f"it is in no pool: {left} objects on it are still to be copied to other media"
+        return "it is in no pool, and nothing needs it any more: its table may be taken out"
 
     async def _on_stop(self, call: Call) -> Nothing:
         self._stop.set()
@@ -131,7 +143,16 @@ class AdminDesk:
             raise NotFound(f"backup {args.backup} was pruned", hint="`staddle ls` shows those that are left")
         if not self._may_see(call, args.backup):
             raise Denied(f"backup {args.backup} is another client's", retry="never")
-        return _entries(await self._asked(call, "list_directory", backup=args.backup, path=args.path))
+        return _entries(
+            await self._asked(
+                call,
+                "list_directory",
+                backup=args.backup,
+                path=args.path,
+                after=args.after,
+                limit=args.limit,
+            )
+        )
 
     async def _find(self, call: Call) -> Rows:
         args: reading.Find = call.args

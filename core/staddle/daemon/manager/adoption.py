@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import os
+import time
 
 from staddle.api.types import Label
 from staddle.config import home_paths
@@ -18,8 +19,10 @@ from staddle.daemon.manager.core import Manager
 from staddle.data import label as label_format
 from staddle.dedup.ownermap import OwnerMap
 from staddle.engine import ops
-from staddle.engine.configure import decide_medium, decide_owner_map, decide_pool
+from staddle.engine.configure import decide_medium, decide_medium_state, decide_owner_map, decide_pool
+from staddle.engine.importing import decide_unread
 from staddle.engine.state import GridState
+from staddle.engine.tables import MediumStatus
 from staddle.errors import ConfigError, StaddleError, Unavailable
 from staddle.platform.durable import fsync_dir, write_file_durable
 
@@ -32,6 +35,15 @@ def label_of(state: GridState, medium: str) -> bytes:
     # The volume's id was made when the medium was first seen: its time is the label's (RFC 9562).
     created_ns = int.from_bytes(volume[:6], "big") * 1_000_000
     return label_format.encode(Label(grid=state.grid, medium=medium, volume=volume, created_ns=created_ns))
+
+
+def unread_media(manager: Manager) -> list[str]:
+    """Configured media with objects that no rebuild has read: until one has, containers are not deleted.
+
+    They may hold backups that need what the log thinks superfluous. One that never comes back is given up by
+    taking it out of the configuration.
+    """
+    return [name for name in manager.state.unread if name in manager.settings.medium]
 
 
 class Adoption:
@@ -124,8 +136,17 @@ class Adoption:
                     hint="mount the right one, or give this one a medium of its own",
                 )
             return
-        if label is not None and not state.backups and not self.rebuild_needed:
-            self.need_rebuild()
+        if label is None and name in state.unread:
+            raise ConfigError(
+                f"medium {name!r} is empty here, but it was there before the manager's log was lost",
+                hint="mount it; if it is lost for good, take its table out, and give this place another name",
+            )
+        if label is not None and not self.rebuild_needed:
+            if state.backups:
+                log.warning("medium %s holds what the log does not know: a rebuild reads it in", name)
+                await self._manager.change(decide_unread, [*state.unread, name])
+            else:
+                self.need_rebuild()
         if label is None and self.rebuild_needed:
             raise Unavailable(
                 f"medium {name!r} has no label: whether it is new can't be told before the rebuild",
@@ -135,7 +156,7 @@ class Adoption:
         await self._manager.change(decide_medium, self._medium_op(name, volume))
 
     def _used(self, medium: str) -> bool:
-        return any(
+        return medium in self._manager.state.unread or any(
             copy.medium == medium
             for item in self._manager.state.objects.values()
             for copy in item.placements()
@@ -144,7 +165,14 @@ class Adoption:
     async def _sync_known(self) -> None:
         for name, medium in list(self._manager.state.media.items()):
             if name in self._manager.settings.medium:
+                if medium.state is MediumStatus.RETIRED:  # up again once an agent has seen it
+                    await self._set_state(name, MediumStatus.OFFLINE, "no agent has seen it yet")
                 await self._manager.change(decide_medium, self._medium_op(name, medium.volume))
+            else:
+                await self._set_state(name, MediumStatus.RETIRED, "taken out of the configuration")
+
+    async def _set_state(self, name: str, state: MediumStatus, message: str) -> None:
+        await self._manager.change(decide_medium_state, name, state, message, time.time_ns())
 
     def _medium_op(self, name: str, volume: bytes) -> ops.MediumSet:
         settings = self._manager.settings

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import sys
 from collections import deque
+from collections.abc import Callable
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
@@ -19,7 +20,7 @@ import msgspec
 from staddle.api.catalog import Record
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.setup import Identities
-from staddle.errors import Corrupt, StaddleError, Unavailable
+from staddle.errors import StaddleError, Unavailable
 from staddle.platform import process
 from staddle.wire.endpoint import connect
 from staddle.wire.link import Link
@@ -34,16 +35,21 @@ START_TIMEOUT_S = 60.0
 ASK_TIMEOUT_S = 120.0
 CHILD_STOP_S = 30.0
 RESTART_PAUSE_MAX_S = 30.0
-INGEST_QUEUE_BYTES_MAX = 256 << 20
+INGEST_QUEUE_BYTES_MAX = 64 << 20
 
 
 class CatalogLink:
-    """One catalog process, and what it still has to be told."""
+    """One catalog process, and what it still has to be told.
+
+    Attributes:
+        on_begun_again: called after one that had died was replaced: `pid` is another one now.
+    """
 
     def __init__(self, manager: Manager, identities: Identities, home: str) -> None:
         self._manager = manager
         self._identities = identities
         self._home = home
+        self.on_begun_again: Callable[[], None] = lambda: None
         self._child: Popen[bytes] | None = None
         self._link: Link | None = None
         self._pending: deque[Record] = deque()
@@ -74,11 +80,10 @@ class CatalogLink:
         link = await connect(url, credentials, hello, expect_role="manager")
         reply = await link.request(APPLY.name, Apply(count=0))
         self.applied_lsn = APPLY.decode(reply).lsn
-        if self.applied_lsn > self._manager.oplog.last_lsn:
-            raise Corrupt(
-                f"the catalog is at record {self.applied_lsn}, past the log's {self._manager.oplog.last_lsn}",
-                hint="it is of another log: remove manager/catalog.duckdb, the log makes it again",
-            )
+        if self.applied_lsn:
+            reply = await link.request(ASK.name, Ask(method="applied_epoch", arguments={}))
+            epoch = int(ASK.decode(reply).value)
+            await asyncio.to_thread(self._manager.oplog.check_holds, epoch, self.applied_lsn)
         # What becomes durable from here on comes by `_on_records`; the log has the rest.
         self._pending.clear()
         self._link = link
@@ -143,6 +148,7 @@ class CatalogLink:
             except StaddleError as error:
                 log.error("the catalog does not start: %s", error)
             else:
+                self.on_begun_again()
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)

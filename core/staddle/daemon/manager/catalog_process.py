@@ -18,7 +18,7 @@ from staddle.config import load
 from staddle.daemon.setup import Identities, local_url
 from staddle.data import manifest as manifest_format
 from staddle.obs import logs
-from staddle.platform import process
+from staddle.platform import memory, process
 from staddle.plugins import PluginRegistry
 from staddle.wire.endpoint import serve
 from staddle.wire.handlers import Call, Handlers
@@ -27,6 +27,8 @@ from staddle.wire.ops.base import Nothing, register
 from staddle.wire.ops.catalog import APPLY, ASK, INGEST, Applied, Apply, Ask, Ingest, Told
 
 log = logging.getLogger(__name__)
+
+TRIM_ABOVE_BYTES = 256 << 20
 
 _records: typed.Decoder[list[Record]] = typed.decoder(list[Record])
 
@@ -95,7 +97,9 @@ def main(home: str) -> None:
     """Run until the parent's pipe closes."""
     from staddle.config import home_paths
 
+    load(home)  # a place that is no home gets no file of ours
     paths = home_paths(home)
     os.makedirs(paths.manager, mode=0o700, exist_ok=True)
     logs.configure("catalog", path=os.path.join(paths.log, "catalog.jsonl"))
+    memory.trim_above(TRIM_ABOVE_BYTES)
     asyncio.run(_serve(home, paths.catalog))

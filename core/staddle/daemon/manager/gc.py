@@ -7,6 +7,7 @@ import logging
 import time
 
 from staddle.api.types import Kind
+from staddle.daemon.manager.adoption import unread_media
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.placing import Placer
 from staddle.daemon.manager.presence import Presence
@@ -79,8 +80,9 @@ class Collector:
         """One pass over all steps. What can't be done now is done by a later pass."""
         async with self._turn:
             await self._journal()
-            await self._manager.change(decide_condemn, time.time_ns())
-            await self._manager.change(decide_delete, self._grace_ns, time.time_ns())
+            if not unread_media(self._manager):
+                await self._manager.change(decide_condemn, time.time_ns())
+                await self._manager.change(decide_delete, self._grace_ns, time.time_ns())
             await self._delete()
             await self._manager.change(decide_drop)
 

@@ -166,6 +166,7 @@ class JobDesk:
         commit: Commit = call.args
         if commit.agent != call.peer.name:
             raise Denied(f"agent {call.peer.name!r} can't commit as {commit.agent!r}")
+        self._allowance.take(call.peer, commit)
         reply = await self._manager.ask(commit)
         if isinstance(reply, CommitOk) and not reply.repeat and call.payload:
             self._ingest(commit, bytes(call.payload))

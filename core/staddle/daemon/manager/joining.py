@@ -8,9 +8,10 @@ import time
 
 import msgspec
 
+from staddle import typed
 from staddle.daemon.manager.core import Manager
 from staddle.engine.configure import decide_client
-from staddle.errors import UsageError
+from staddle.errors import Corrupt, UsageError
 from staddle.platform.durable import write_file_durable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.join import JoinDesk
@@ -66,9 +67,15 @@ class TokenDesk:
             return True
 
     def _used(self) -> dict[str, int]:
-        """Token ids that were used -> when they expire."""
+        """Token ids that were used -> when they expire. Raises Corrupt."""
         try:
             with open(self._path, "rb") as handle:
-                return msgspec.json.decode(handle.read(), type=dict[str, int])
+                return typed.from_json(handle.read(), dict[str, int])
         except FileNotFoundError:
             return {}
+        except msgspec.DecodeError:
+            raise Corrupt(
+                f"{self._path} is damaged: which tokens were used can't be told, so nobody can join",
+                hint="remove it once no token that was made before is valid any more (30 days at most)",
+                retry="operator",
+            ) from None

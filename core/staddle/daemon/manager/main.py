@@ -30,6 +30,7 @@ from staddle.daemon.manager.presence import Presence
 from staddle.daemon.manager.reads import ReadDesk
 from staddle.daemon.manager.rebuild import Rebuilder
 from staddle.daemon.manager.repairing import Repairer
+from staddle.daemon.manager.salvage import Salvager
 from staddle.daemon.manager.verifying import VerifyDesk
 from staddle.daemon.runfiles import RunFile
 from staddle.daemon.setup import Identities, local_url
@@ -74,7 +75,6 @@ class Term:
         self.paths = home_paths(settings.home)
         self.identities = Identities(settings)
         self.ids = Ids()
-        self._pids = [os.getpid()]
         self.health = Health(HealthLimits(), lease_clock_ns())
 
     async def run(self) -> None:
@@ -141,7 +141,7 @@ class Term:
             adoption = Adoption(manager)
             await adoption.begin()
             handlers, loops = self._assemble(manager, adoption, catalog)
-            servers = await self._listen(handlers)
+            servers = await self._listen(handlers, catalog)
             tasks = [asyncio.create_task(loop) for loop in loops]
             for task in tasks:
                 task.add_done_callback(manager.loop_ended)
@@ -186,10 +186,17 @@ class Term:
         tokens = TokenDesk(manager, self.identities.authority_directory)
         verifier = VerifyDesk(manager, catalog, reads)
         sweeper = OrphanSweeper(manager, adoption, presence)
-        repairer = Repairer(manager, adoption, presence, sweeper, self.identities.keyring())
-        for desk in (presence, jobs, reads, admin, rebuilder, tokens, verifier, repairer):
+        salvager = Salvager(manager, adoption, presence, domains)
+        repairer = Repairer(
+            manager,
+            adoption,
+            presence,
+            sweeper=sweeper,
+            salvager=salvager,
+            keyring=self.identities.keyring(),
+        )
+        for desk in (presence, jobs, reads, admin, rebuilder, tokens, verifier, salvager, repairer):
             desk.install(handlers)
-        self._pids = [os.getpid(), catalog.pid]
         backfill = Backfill(manager, presence, catalog)
         steps = [collector.collect, sweeper.step, backfill.step]
         return handlers, [
@@ -199,7 +206,7 @@ class Term:
             repairer.run(),
         ]
 
-    async def _listen(self, handlers: Handlers) -> list[Server]:
+    async def _listen(self, handlers: Handlers, catalog: CatalogLink) -> list[Server]:
         credentials = self.identities.credentials("manager")
         hello = Hello(name="manager", role="manager", grid=self.identities.grid)
         local, listen = local_url(self.settings.home, "manager"), self.settings.manager.listen
@@ -208,10 +215,23 @@ class Term:
             await serve(listen, credentials, hello, handlers, transport=TcpTransport(joiners=True)),
         ]
         found = [server.url for server in servers]
-        run = RunFile(part="manager", pid=os.getpid(), pids=self._pids, urls=found)
-        runfiles.publish(self.settings.home, run)
+        self._publish(catalog, found)
+
+        def publish_again() -> None:
+            try:
+                self._publish(catalog, found)
+            except OSError as error:
+                log.warning("the run file of the manager can't be written: %s", error)
+
+        catalog.on_begun_again = publish_again
         log.info("manager is up at %s", ", ".join(found))
         return servers
+
+    def _publish(self, catalog: CatalogLink, urls: list[str]) -> None:
+        """Say which processes this manager has now: a wrong one might be ended in its place."""
+        pids = [os.getpid(), catalog.pid]
+        run = RunFile(part="manager", pid=os.getpid(), pids=pids, urls=urls)
+        runfiles.publish(self.settings.home, run)
 
     async def _wait(self, manager: Manager) -> None:
         stopped = asyncio.ensure_future(self.stop.wait())
@@ -293,6 +313,7 @@ async def _main(home: str) -> None:
 
 def main(home: str) -> None:
     """Run the manager of a home until it is stopped. Raises StaddleError."""
+    load(home)  # a place that is no home gets no file of ours
     lock = runfiles.claim(home, "manager")
     logs.configure("manager", path=os.path.join(home_paths(home).log, "manager.jsonl"))
     try:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from staddle.api.types import Kind
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.core import Manager
+from staddle.daemon.manager.listing import DOOMED_MAX, NAMES_PER_ROUND, listed
 from staddle.daemon.manager.presence import Presence
 from staddle.engine.gc import decide_orphans, decide_orphans_removed, orphans
 from staddle.engine.ops import Op
 from staddle.engine.state import GridState
 from staddle.engine.tables import MediumStatus
 from staddle.errors import StaddleError
-from staddle.wire.ops.data import DELETE_OBJECT, SCAN_MEDIUM, DeleteObject, ScanMedium
+from staddle.wire.ops.data import DELETE_OBJECT, DeleteObject, ScanMedium
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,13 @@ _TIMEOUT_S = 120.0
 
 @dataclass
 class _Round:
-    """How far the present round over one medium is."""
+    """How far the present round over one medium is, what it has met, and what of that it has doomed."""
 
     kind: int = 0
     after: str = ""
     rest_until_ns: int = 0
+    names: int = 0
+    doomed: int = 0
 
 
 class OrphanSweeper:
@@ -94,9 +97,12 @@ class OrphanSweeper:
                 limit=PAGE_NAMES,
                 names_only=True,
             )
-            answer = await self._presence.call(SCAN_MEDIUM, request, medium=medium, timeout_s=_TIMEOUT_S)
-            names = [each.name for each in answer.objects]
+            names = [each.name for each in await listed(self._presence, request, _TIMEOUT_S)]
             await self._manager.change(self._doomed, medium, names)
+            here.names += len(names)
+            if self._is_endless(medium, here):
+                self._rounds[medium] = _Round(rest_until_ns=time.monotonic_ns() + self._pause_ns)
+                return
             if len(names) == PAGE_NAMES:
                 here.after = names[-1]
                 continue
@@ -105,6 +111,18 @@ class OrphanSweeper:
                 self._rounds[medium] = _Round(rest_until_ns=time.monotonic_ns() + self._pause_ns)
                 return
 
+    def _is_endless(self, medium: str, here: _Round) -> bool:
+        """Are there more names than there can be: a medium that makes them up must not fill the log."""
+        # An object has few placements on one medium: mostly one, with a bad one beside it two.
+        if here.doomed < DOOMED_MAX and here.names < NAMES_PER_ROUND + 2 * len(self._manager.state.objects):
+            return False
+        log.error(
+            "medium %s lists %d objects, %d of them orphans: the rest is looked at in a later round; "
+            "is its listing sound?",
+            *(medium, here.names, here.doomed),
+        )
+        return True
+
     def _doomed(self, state: GridState, medium: str, names: list[str]) -> list[Op]:
         """Judged on the state as it is when it is logged: nothing can be committed in between."""
         found = orphans(
@@ -112,6 +130,7 @@ class OrphanSweeper:
         )
         if found:
             log.info("medium %s: %d orphans are removed", medium, len(found))
+            self._rounds[medium].doomed += len(found)
         return decide_orphans(state, medium, found)
 
     async def remove(self, medium: str) -> None:

@@ -54,10 +54,10 @@ class Placer:
             )
             try:
                 reply = await link.request(PUT_OBJECT.name, request, payload, timeout_s=PUT_TIMEOUT_S)
+                answer = PUT_OBJECT.decode(reply)
             except StaddleError as error:
                 log.warning("agent %s stored no %s: %s", session.name, kind.name.lower(), error)
                 continue
-            answer = PUT_OBJECT.decode(reply)
             for medium, why in answer.failed.items():
                 log.warning(
                     "agent %s: medium %s took no %s: %s", session.name, medium, kind.name.lower(), why

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from staddle import typed
 from staddle.api.types import MediumState
 from staddle.daemon.manager.adoption import Adoption, label_of
+from staddle.daemon.manager.allowance import Allowance
 from staddle.daemon.manager.core import Manager
 from staddle.data.crypto import DomainKeys
 from staddle.engine import ops
@@ -43,6 +45,7 @@ MESSAGE_CHARS_MAX = 1000
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class AgentSession:
@@ -76,6 +79,7 @@ class Presence:
         self._signer = signer
         self._domains = domains
         self._keyring = keyring
+        self._allowance = Allowance()
         self.sessions: dict[str, AgentSession] = {}
         self._watching: set[asyncio.Task[None]] = set()
 
@@ -92,6 +96,7 @@ class Presence:
         settings = self._manager.settings
         if name not in settings.agent:
             raise Denied(f"agent {name!r} is not in this grid's configuration", hint=f"add [agent.{name}]")
+        self._allowance.take(call.peer, hello)
         if hello.manager_epoch > self._manager.state.epoch:
             self._check_proof(name, hello)
             self._manager.outrun(hello.manager_epoch)
@@ -117,6 +122,7 @@ class Presence:
         empty = {name for name in media if found.get(name) == b""}
         if empty:  # seldom: it asks every object
             empty -= {copy.medium for item in state.objects.values() for copy in item.placements()}
+            empty -= set(state.unread)
         pools = [pool for pool in state.pools.values() if set(pool.media) & set(media)]
         domains = sorted({pool.domain for pool in pools})
         return AgentWelcome(
@@ -132,6 +138,10 @@ class Presence:
                 msgspec.msgpack.encode(EpochProof(grid=state.grid, manager_epoch=state.epoch))
             ),
         )
+
+    def fingerprint_key(self, domain: str) -> bytes:
+        """What readers check chunks with; empty for a domain that has no keys here."""
+        return self._domains[domain].fingerprint_key if domain in self._domains else b""
 
     def _check_proof(self, agent: str, hello: AgentHello) -> None:
         """A manager ends for a higher epoch, so it takes the word of that manager alone. Raises Denied."""
@@ -163,6 +173,7 @@ class Presence:
         session = self.sessions.get(call.peer.name)
         if session is None:
             raise Denied("an agent says hello before it reports", retry="after")
+        self._allowance.take(call.peer, report)
         reached = self._manager.settings.media_of(session.name)
         session.media = {
             medium.name: self._judged(session.name, medium)
@@ -233,11 +244,20 @@ class Presence:
         *,
         medium: str = "",
         timeout_s: float = 60.0,
+        accept: Callable[[Answer], None] | None = None,
     ) -> Answer:
-        """Ask agents in turn until one answers. Raises what the last one said, or Unavailable."""
-        return operation.decode(
-            await self.raw(operation, request, payload, medium=medium, timeout_s=timeout_s)
-        )
+        """Ask agents in turn until one gives an answer that makes sense, and that `accept` takes.
+
+        Raises: what the last one said, or Unavailable.
+        """
+
+        def read(reply: Reply) -> Answer:
+            answer = operation.decode(reply)
+            if accept is not None:
+                accept(answer)
+            return answer
+
+        return await self._ask(operation, request, payload, read, medium=medium, timeout_s=timeout_s)
 
     async def raw(
         self,
@@ -249,6 +269,18 @@ class Presence:
         timeout_s: float = 60.0,
     ) -> Reply:
         """Like `call`, for replies whose payload is bulk data."""
+        return await self._ask(operation, request, payload, _as_it_is, medium=medium, timeout_s=timeout_s)
+
+    async def _ask(
+        self,
+        operation: Operation[Request, Answer],
+        request: Request,
+        payload: bytes | None,
+        read: Callable[[Reply], Result],
+        *,
+        medium: str,
+        timeout_s: float,
+    ) -> Result:
         last: StaddleError = Unavailable(
             f"no agent is there that reaches medium {medium!r}" if medium else "no agent is there",
             hint="see `staddle status`",
@@ -258,7 +290,11 @@ class Presence:
             if link is None:
                 continue
             try:
-                return await link.request(operation.name, request, payload, timeout_s=timeout_s)
+                return read(await link.request(operation.name, request, payload, timeout_s=timeout_s))
             except StaddleError as error:
                 last = error
         raise last
+
+
+def _as_it_is(reply: Reply) -> Reply:
+    return reply

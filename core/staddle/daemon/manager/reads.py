@@ -11,6 +11,7 @@ import msgspec
 
 from staddle.api.catalog import Record
 from staddle.daemon.manager.adoption import Adoption
+from staddle.daemon.manager.allowance import Allowance
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.presence import Presence
 from staddle.engine.commit import unusable
@@ -49,6 +50,7 @@ class ReadDesk:
         self._signer = signer
         self._changes: deque[LibraryChange] = deque(maxlen=RECENT_CHANGES_MAX)
         self._floor_lsn = manager.core.durable_lsn
+        self._allowance = Allowance()
         manager.subscribe(self._on_records)
 
     def install(self, handlers: Handlers) -> None:
@@ -92,9 +94,13 @@ class ReadDesk:
             state=backup.state.value,
             started_ns=backup.started_ns,
             roots=backup.roots,
-            manifests=[wire.ManifestRef(row.manifest, row.stream, row.ordinal) for row in _in_order(backup)],
+            manifests=[
+                wire.ManifestRef(row.manifest, row.stream, row.ordinal, row.plain_digest)
+                for row in _in_order(backup)
+            ],
             agents=self.agents(),
             signed=self._signer.sign(msgspec.msgpack.encode(ticket)),
+            fingerprint_key=self._presence.fingerprint_key(backup.domain),
         )
 
     def _find(self, number: int, name: str) -> Backup:
@@ -150,6 +156,7 @@ class ReadDesk:
         settings = self._manager.settings
         if call.peer.name not in settings.agent or args.medium not in settings.media_of(call.peer.name):
             raise Denied(f"agent {call.peer.name!r} does not reach medium {args.medium!r}", retry="never")
+        self._allowance.take(call.peer, args)
         log.error("agent %s: copy %s on %s: %s", call.peer.name, args.name, args.medium, args.code)
         if args.code in {"CORRUPT", "NOT_FOUND"}:
             copy = CopyOf(args.medium, args.name)

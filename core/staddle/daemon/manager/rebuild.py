@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from staddle.api.types import Kind, parse_object_name
-from staddle.daemon.manager.adoption import Adoption
+from staddle.daemon.manager.adoption import Adoption, unread_media
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.presence import Presence
@@ -18,9 +18,17 @@ from staddle.data.crypto import DomainKeys
 from staddle.data.manifest import EntryFlag, EntryType, Manifest
 from staddle.data.seal import decode_journal, decode_seal
 from staddle.engine import ops
+from staddle.engine.found import FoundBad, FoundContainer, FoundManifest, FoundSeal
+from staddle.engine.importing import (
+    decide_backup_imported,
+    decide_objects_imported,
+    decide_unread,
+    manifests_found_again,
+)
 from staddle.engine.messages import CopyOf, StreamEndOf
-from staddle.engine.rebuild import FoundContainer, FoundManifest, FoundSeal, plan_rebuild
+from staddle.engine.rebuild import plan_rebuild
 from staddle.engine.state import GridState
+from staddle.engine.tables import BackupState, MediumStatus
 from staddle.errors import Locked, StaddleError, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.admin import REBUILD_CATALOG, Rebuilt
@@ -43,8 +51,47 @@ class _Found:
     copies: list[CopyOf] = field(default_factory=list)
 
 
+class _Media:
+    """What one pass over the media has found, and what it has to tell of it."""
+
+    def __init__(self) -> None:
+        self.found: dict[Kind, dict[bytes, _Found]] = {}
+        self.bad: dict[bytes, FoundBad] = {}
+        self.unread: set[str] = set()
+        self.missing: list[str] = []
+
+    def note(self, medium: str, each: ScannedObject) -> None:
+        """One object: it is told of if it is damaged, or contradicts another copy of it."""
+        name = each.name
+        if each.problem:
+            self.missing.append(f"medium {medium}: {name}: {each.problem}")
+            self.note_bad(medium, name, each.size_bytes)
+            return
+        kind, item_id, _ = parse_object_name(name)
+        known = self.found[kind].setdefault(item_id, _Found(each))
+        if known.scanned.digest != each.digest:
+            self.missing.append(f"medium {medium}: {name}: not the bytes of the other copies")
+            return
+        known.copies.append(CopyOf(medium, name))
+
+    def note_bad(self, medium: str, name: str, size_bytes: int) -> None:
+        """A copy that can't be read."""
+        try:
+            _, item_id, _ = parse_object_name(name)
+        except ValueError:
+            return  # not ours
+        known = self.bad.get(item_id)
+        copies = [*(known.copies if known else ()), CopyOf(medium, name)]
+        size_bytes = max(size_bytes, known.size_bytes if known else 0)  # most often a copy is cut off
+        self.bad[item_id] = FoundBad(id=item_id, size_bytes=size_bytes, copies=copies)
+
+
 class Rebuilder:
-    """Reads all media through the agents, and logs what they say."""
+    """Reads all media through the agents, and logs what they say.
+
+    A medium that was away then is read in by another rebuild when it is back: what it adds to the log is
+    logged, and what the log knows already stays as it is.
+    """
 
     def __init__(
         self,
@@ -67,28 +114,36 @@ class Rebuilder:
 
     async def _rebuild(self, call: Call) -> Rebuilt:
         async with self._turn:
-            state = self._manager.state
-            # With the marker there, what backups there are come from a rebuild that was cut off.
-            if state.backups and not self._adoption.rebuild_needed:
-                raise Locked(
-                    "the manager's log knows backups already: nothing is rebuilt",
-                    hint="only a manager whose directory was lost needs it; `staddle catalog verify` checks",
-                )
-            if not state.media:
-                raise Unavailable(
-                    "no agent has shown a medium yet", hint="see `staddle status`, then try again"
-                )
+            self._check_due()
             return await self._run()
 
+    def _check_due(self) -> None:
+        """Raise StaddleError if there is nothing to rebuild, or nothing to do it from."""
+        state = self._manager.state
+        if not state.media:
+            raise Unavailable("no agent has shown a medium yet", hint="see `staddle status`, then try again")
+        # With the marker there, what backups there are come from a rebuild that was cut off.
+        if not state.backups or self._adoption.rebuild_needed or manifests_found_again(state):
+            return
+        unread = unread_media(self._manager)
+        if not unread:
+            raise Locked(
+                "the manager's log knows backups already: nothing is rebuilt",
+                hint="only a manager whose directory was lost needs it; `staddle catalog verify` checks",
+            )
+        there = [n for n in unread if n in state.media and state.media[n].state is MediumStatus.UP]
+        if not there:
+            raise Unavailable(
+                f"all media that are up were read in; still away: {', '.join(unread)}",
+                hint="mount them, and see `staddle status`; then try again",
+            )
+
     async def _run(self) -> Rebuilt:
-        seen, wanted = self._manager.state.media, self._manager.settings.medium
-        missing = [f"medium {name}: no agent has shown it" for name in wanted if name not in seen]
-        found: dict[Kind, dict[bytes, _Found]] = {}
-        for kind in (Kind.JOURNAL, Kind.SEAL, Kind.MANIFEST, Kind.CONTAINER):
-            found[kind] = await self._scan(kind, missing)
+        media = await self._read_media()
+        missing, found = media.missing, media.found
         pruned = await self._pruned(found[Kind.JOURNAL], missing)
         seals = await self._seals(found[Kind.SEAL], missing)
-        manifests, plains = await self._manifests(found[Kind.MANIFEST], pruned, missing)
+        manifests, plains = await self._manifests(media, pruned)
         containers = [
             FoundContainer(
                 id=item_id,
@@ -102,35 +157,57 @@ class Rebuilder:
             for item_id, each in found[Kind.CONTAINER].items()
         ]
         plan = plan_rebuild(
-            self._manager.state, containers=containers, manifests=manifests, seals=seals, pruned=pruned
+            self._manager.state,
+            containers=containers,
+            manifests=manifests,
+            seals=seals,
+            pruned=pruned,
+            bad=[item for item in media.bad.values() if item.id not in plains],
+            unread=media.unread,
         )
-        await self._log(plan.ops)
+        missing += plan.findings + await self._log(plan.ops)
         self._adoption.rebuilt()
-        for backup in list(self._manager.state.backups.values()):
-            for row in backup.segments:
-                try:
-                    await self._ingest(backup.id, row.manifest, plains[row.manifest])
-                except StaddleError as error:
-                    missing.append(f"files of backup {backup.id}, manifest {row.manifest.hex()}: {error}")
-        await self._catalog.settled()
+        await self._ingest_all(plains, missing)
         state = self._manager.state
         kinds = [item.kind for item in state.objects.values()]
         return Rebuilt(
             backups=len(state.backups),
             containers=kinds.count("container"),
             manifests=kinds.count("manifest"),
-            missing=[*missing, *plan.findings],
+            missing=missing,
         )
 
-    async def _log(self, planned: list[ops.Op]) -> None:
-        """In pieces that the log takes; one that was cut off is done again, and repeats nothing."""
+    async def _log(self, planned: list[ops.Op]) -> list[str]:
+        """In pieces that the log takes; what it has already is not repeated. What was not taken, in words."""
+        refused: list[str] = []
         for op in planned:
-            if isinstance(op, ops.ObjectsImported):
-                for at in range(0, len(op.objects), IMPORT_BATCH):
-                    part = ops.ObjectsImported(objects=op.objects[at : at + IMPORT_BATCH])
-                    await self._manager.change(_these, [part])
-            elif not (isinstance(op, ops.BackupImported) and op.backup in self._manager.state.backups):
-                await self._manager.change(_these, [op])
+            match op:
+                case ops.ObjectsImported(objects=objects):
+                    for at in range(0, len(objects), IMPORT_BATCH):
+                        part = objects[at : at + IMPORT_BATCH]
+                        await self._manager.change(decide_objects_imported, part)
+                case ops.BackupImported():
+                    refused.append(await self._manager.change(decide_backup_imported, op))
+                case ops.MediaUnread(media=names):
+                    await self._manager.change(decide_unread, names)
+                case _:
+                    await self._manager.change(_these, [op])
+        return [why for why in refused if why]
+
+    async def _ingest_all(self, plains: dict[bytes, _Found], missing: list[str]) -> None:
+        """The files of all backups; the catalog knows what it has."""
+        for backup in list(self._manager.state.backups.values()):
+            if backup.state is BackupState.PRUNED:
+                continue
+            known = {bytes(each) for each in await self._catalog.ask("ingested", backup=backup.id)}
+            for row in backup.segments:
+                if row.manifest not in plains or row.manifest in known:
+                    continue  # it is named among what is lost, or by another log
+                try:
+                    await self._ingest(backup.id, row.manifest, plains[row.manifest])
+                except StaddleError as error:
+                    missing.append(f"files of backup {backup.id}, manifest {row.manifest.hex()}: {error}")
+        await self._catalog.settled()
 
     async def _ingest(self, backup: int, manifest: bytes, where: _Found) -> None:
         plain = await self._plain(where)
@@ -139,37 +216,34 @@ class Rebuilder:
 
     # --- reading the media --------------------------------------------------------------------------
 
-    async def _scan(self, kind: Kind, missing: list[str]) -> dict[bytes, _Found]:
-        """Every object of a kind on every medium; one that can't be read is named in `missing`."""
-        found: dict[bytes, _Found] = {}
-        for medium in self._manager.state.media:
-            after = ""
-            while True:
-                request = ScanMedium(medium=medium, kind=kind.value, after=after, limit=SCAN_BATCH)
+    async def _read_media(self) -> _Media:
+        """Every object of every medium; one that can't be read to its end is `unread`."""
+        media = _Media()
+        seen, wanted = list(self._manager.state.media), self._manager.settings.medium
+        for name in wanted:
+            if name not in seen:
+                media.missing.append(f"medium {name}: no agent has shown it")
+                media.unread.add(name)
+        for kind in (Kind.JOURNAL, Kind.SEAL, Kind.MANIFEST, Kind.CONTAINER):
+            media.found[kind] = {}
+            for name in seen:
                 try:
-                    answer = await self._presence.call(
-                        SCAN_MEDIUM, request, medium=medium, timeout_s=SCAN_TIMEOUT_S
-                    )
+                    await self._scan(kind, name, media)
                 except StaddleError as error:
-                    missing.append(f"medium {medium}: {error}")
-                    break
-                for each in answer.objects:
-                    self._note(found, medium, each, missing)
-                if len(answer.objects) < SCAN_BATCH:
-                    break
-                after = answer.objects[-1].name
-        return found
+                    media.missing.append(f"medium {name}: {error}")
+                    media.unread.add(name)
+        return media
 
-    def _note(self, found: dict[bytes, _Found], medium: str, each: ScannedObject, missing: list[str]) -> None:
-        if each.problem:
-            missing.append(f"medium {medium}: {each.name}: {each.problem}")
-            return
-        _, item_id, _ = parse_object_name(each.name)
-        known = found.setdefault(item_id, _Found(each))
-        if known.scanned.digest != each.digest:
-            missing.append(f"medium {medium}: {each.name}: not the bytes of the other copies")
-            return
-        known.copies.append(CopyOf(medium, each.name))
+    async def _scan(self, kind: Kind, medium: str, media: _Media) -> None:
+        after = ""
+        while True:
+            request = ScanMedium(medium=medium, kind=kind.value, after=after, limit=SCAN_BATCH)
+            answer = await self._presence.call(SCAN_MEDIUM, request, medium=medium, timeout_s=SCAN_TIMEOUT_S)
+            for each in answer.objects:
+                media.note(medium, each)
+            if len(answer.objects) < SCAN_BATCH:
+                return
+            after = answer.objects[-1].name
 
     async def _plain(self, found: _Found) -> bytes:
         """The body of a small object, from any of its copies. Raises what the last one said."""
@@ -238,16 +312,18 @@ class Rebuilder:
         return seals
 
     async def _manifests(
-        self, found: dict[bytes, _Found], pruned: set[int], missing: list[str]
+        self, media: _Media, pruned: set[int]
     ) -> tuple[list[FoundManifest], dict[bytes, _Found]]:
         manifests: list[FoundManifest] = []
         where: dict[bytes, _Found] = {}
-        for item_id, each in found.items():
+        for item_id, each in media.found[Kind.MANIFEST].items():
             try:
                 plain = await self._plain(each)
                 manifest = await asyncio.to_thread(manifest_format.decode, plain)
             except StaddleError as error:
-                missing.append(f"manifest {item_id.hex()}: {error}")
+                media.missing.append(f"manifest {item_id.hex()}: {error}")
+                for copy in each.copies:
+                    media.note_bad(copy.medium, copy.name, each.scanned.size_bytes)
                 continue
             if manifest.head.backup in pruned:
                 continue

@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
 
 from staddle.api.catalog import Record
-from staddle.api.types import Kind, object_name
+from staddle.api.types import Buffer, Kind, object_name
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.orphans import OrphanSweeper
 from staddle.daemon.manager.presence import Presence
+from staddle.daemon.manager.salvage import Salvager, source_of
+from staddle.data.sealed import logged_digest
 from staddle.engine import repair
 from staddle.engine.gc import decide_copy_added, decide_copy_lost, decide_orphans, decide_plan_copy
 from staddle.engine.messages import CopyOf
 from staddle.engine.tables import MediumStatus, Object, ObjectState
-from staddle.errors import StaddleError, Unavailable
+from staddle.errors import Corrupt, StaddleError, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.admin import VerifyObject
 from staddle.wire.ops.base import register
@@ -62,13 +66,21 @@ class Repairer:
     """One object at a time: repair must not slow down backups."""
 
     def __init__(
-        self, manager: Manager, adoption: Adoption, presence: Presence, sweeper: OrphanSweeper, keyring: bytes
+        self,
+        manager: Manager,
+        adoption: Adoption,
+        presence: Presence,
+        *,
+        sweeper: OrphanSweeper,
+        salvager: Salvager,
+        keyring: bytes,
     ) -> None:
         """Args: sweeper: removes bad placements. keyring: as it lies on every medium."""
         self._manager = manager
         self._adoption = adoption
         self._presence = presence
         self._sweeper = sweeper
+        self._salvager = salvager
         self._keyring = keyring
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -108,11 +120,15 @@ class Repairer:
             due += [item for item in repair.in_debt(state) if item not in state.damaged]
             await self._forget_plans()
         self._later = {item: when for item, when in self._later.items() if item in state.objects}
-        for item in due:
+        due += [item for item in self._later if item not in state.damaged]  # owed, and not made at first
+        for item in dict.fromkeys(due):
             if self._later.get(item, (0, 0))[0] <= time.monotonic_ns():
                 await self.repair(item)
 
     def _on_records(self, records: list[Record]) -> None:
+        if any(record.op == "pool_set" for record in records):
+            self._debt_at_ns = 0  # media that have left a pool are emptied
+            self._wake.set()
         if any(record.op == "copy_dropped" and record.args["reason"] != "deleted" for record in records):
             self._wake.set()
 
@@ -178,6 +194,8 @@ class Repairer:
         if item is None or item.state is not ObjectState.LIVE:
             return Repaired(state="gone", message="nothing refers to it any more")
         why = await self._look_again(item)
+        if len(item.bad) > 1 and not item.copies:
+            why = await self._join(item)
         for _ in range(len(state.media)):  # bounded: each turn makes a copy, or ends
             if not repair.missing_copies(state, item):
                 break
@@ -199,7 +217,7 @@ class Repairer:
         for copy in list(item.bad):
             if self._manager.state.media[copy.medium].state is not MediumStatus.UP:
                 continue
-            request = CheckObject(object=_source(item, copy), read_data=True)
+            request = CheckObject(object=source_of(item, copy), read_data=True)
             try:
                 found = await self._presence.call(
                     CHECK_OBJECT, request, medium=copy.medium, timeout_s=_TIMEOUT_S
@@ -212,6 +230,26 @@ class Repairer:
             else:
                 log.warning("copy %s on %s is whole after all", copy.name, copy.medium)
                 await self._manager.change(repair.decide_copy_whole, item.id, copy)
+        return why
+
+    async def _join(self, item: Object) -> str:
+        """A whole copy out of several bad ones, if they are not all bad in one place; else why not."""
+        try:
+            blob = await self._salvager.joined(item, item.bad)
+        except StaddleError as error:
+            return str(error)
+        why = "no medium of its pool is up"
+        for medium in repair.targets(self._manager.state, item):
+
+            async def put(name: str, medium: str = medium) -> Copied:
+                return await self._put(blob, source_of(item, CopyOf(medium, name)))
+
+            try:
+                await self._new_copy(item, medium, put)
+            except StaddleError as error:
+                why = f"medium {medium}: {error}"
+            else:
+                return ""
         return why
 
     async def _make_copy(self, item: Object) -> tuple[bool, str]:
@@ -237,16 +275,21 @@ class Repairer:
         return False, why
 
     async def _copy(self, item: Object, source: CopyOf, medium: str) -> Copied:
-        """Planned in the log, made, and logged. Raises what kept it from being made."""
+        return await self._new_copy(
+            item, medium, lambda name: self._carry(source_of(item, source), medium, name)
+        )
+
+    async def _new_copy(self, item: Object, medium: str, make: Callable[[str], Awaitable[Copied]]) -> Copied:
+        """Planned in the log, made under the name, and logged. Raises what kept it from being made."""
         name = object_name(Kind[item.kind.upper()], item.id, self._manager.ids.random(8))
         await self._manager.change(decide_plan_copy, item.id, medium, name, time.time_ns())
         self._planned.add(name)
         copied = Copied(code="UNAVAILABLE")
         try:
-            copied = await self._carry(_source(item, source), medium, name)
+            copied = await make(name)
             if not copied.code:
                 await self._manager.change(decide_copy_added, item.id, CopyOf(medium, name))
-                log.info("object %s has a new copy on %s, made from %s", item.id.hex(), medium, source.medium)
+                log.info("object %s has a new copy on %s", item.id.hex(), medium)
         finally:
             self._planned.discard(name)
             if copied.code:  # whatever has landed is removed, now or by a later pass
@@ -265,15 +308,25 @@ class Repairer:
         got = await self._presence.raw(
             FETCH_OBJECT, FetchObject(source=source), medium=source.medium, timeout_s=_TIMEOUT_S
         )
-        kind, placement = name.split("/", 1)[0], bytes.fromhex(name[-16:])
+        # What one agent hands over goes to another's medium: it is looked at on its way.
+        await asyncio.to_thread(check_whole, got.payload, source)
+        return await self._put(got.payload, msgspec.structs.replace(source, medium=medium, name=name))
+
+    async def _put(self, blob: Buffer, copy: VerifyObject) -> Copied:
+        """Whole sealed bytes, on the place that `copy` says. Raises what kept them from it."""
         put = PutObject(
-            kind=kind, id=source.id, domain=source.domain, media=[medium], sealed=True, placement=placement
+            kind=copy.name.split("/", 1)[0],
+            id=copy.id,
+            domain=copy.domain,
+            media=[copy.medium],
+            sealed=True,
+            placement=bytes.fromhex(copy.name[-16:]),
         )
         answer = await self._presence.call(
-            PUT_OBJECT, put, bytes(got.payload), medium=medium, timeout_s=_TIMEOUT_S
+            PUT_OBJECT, put, bytes(blob), medium=copy.medium, timeout_s=_TIMEOUT_S
         )
-        if (medium, name) not in answer.copies:
-            raise Unavailable(f"it took no copy: {answer.failed.get(medium, 'no agent said why')}")
+        if (copy.medium, copy.name) not in answer.copies:
+            raise Unavailable(f"it took no copy: {answer.failed.get(copy.medium, 'no agent said why')}")
         return Copied()
 
     async def _drop_bad(self, item: Object) -> None:
@@ -287,14 +340,11 @@ class Repairer:
                 log.warning("medium %s: bad copies are removed later: %s", medium, error)
 
 
-def _source(item: Object, copy: CopyOf) -> VerifyObject:
-    return VerifyObject(
-        Kind[item.kind.upper()].value,
-        item.id,
-        copy.medium,
-        copy.name,
-        item.size_bytes,
-        item.digest,
-        item.domain,
-        [],
-    )
+def check_whole(blob: Buffer, source: VerifyObject) -> None:
+    """Are these the bytes that were committed. Raises Corrupt, which says nothing about any copy."""
+    if len(blob) != source.size_bytes or logged_digest(Kind(source.kind), blob) != source.digest:
+        raise Corrupt(
+            f"{source.name} on medium {source.medium!r}: an agent hands over other bytes than were stored",
+            hint="`staddle verify --read-data` tells whether it is the medium",
+            scope="agent",
+        )

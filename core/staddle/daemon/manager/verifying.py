@@ -109,13 +109,15 @@ class VerifyDesk:
 
     def _rows(self, item_id: bytes, item: Object | None, numbers: list[int]) -> list[wire.VerifyObject]:
         """All copies of one object; a row of its own says that there is none."""
-        if item is None or not item.placements():
+        media, gone = self._manager.state.media, {MediumStatus.LOST, MediumStatus.RETIRED}
+        there = [copy for copy in item.placements() if media[copy.medium].state not in gone] if item else []
+        if item is None or not there:
             kind = Kind[item.kind.upper()].value if item is not None else Kind.CONTAINER.value
             return [wire.VerifyObject(kind, item_id, "", "", 0, b"", "", numbers, "none")]
         up = self._up()
         return [
             _row(item, copy, numbers, ("bad" if copy in item.bad else "") if copy.medium in up else "away")
-            for copy in item.placements()
+            for copy in there
         ]
 
     async def _whole(self, backups: list[Backup]) -> wire.VerifyObjects:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from staddle.api.types import Kind, object_name
 from staddle.engine.effects import Accept, CloseSegment, ReceiverEffect, Segment, Send, SendCommit, Stop
+from staddle.engine.found import FoundManifest
 from staddle.engine.messages import Commit, CommitReply, CopyOf, Stale, Ticket
-from staddle.engine.rebuild import FoundManifest
 from staddle.engine.receiver import Failure, Stored, StreamReceiver
 from staddle.errors import StaddleError
 from staddle.testing.sim.media import Body

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
+from staddle.engine.found import FoundContainer, FoundManifest, FoundSeal
 from staddle.engine.messages import CopyOf
-from staddle.engine.rebuild import FoundContainer, FoundManifest, FoundSeal, facts, plan_rebuild
+from staddle.engine.rebuild import facts, plan_rebuild
 from staddle.engine.state import GridState
 from staddle.engine.tables import SEALED, Backup, BackupState, ObjectState
 from staddle.testing.sim.grid import Grid
@@ -148,33 +149,42 @@ def _check_copies(grid: Grid, state: GridState) -> None:
                 raise Violation(f"{item.kind} {item.id.hex()}: no copy {copy.name} on {copy.medium}")
 
 
-def _check_backup(grid: Grid, state: GridState, backup: Backup) -> None:
-    """The chain of each stream equals its source, and every reference can be followed."""
+def _check_backup(grid: Grid, state: GridState, backup: Backup, gone: Container[bytes] = ()) -> None:
+    """The chain of each stream equals its source, and every reference can be followed.
+
+    Args: gone: objects that are on no medium any more; an unfinished backup may name them, and have gaps.
+    """
     expected = grid.expected.get(backup.id)
     for row in backup.segments:
         for item in (row.manifest, *row.ref_ids()):
             known = state.objects.get(item)
-            if known is None or known.state is ObjectState.DELETING:
+            if item not in gone and (known is None or known.state is ObjectState.DELETING):
                 raise Violation(f"backup {backup.id} refers to {item.hex()}, which is deleted")
-    if expected is None:
-        return  # its client never heard of it
-    for stream, source in enumerate(expected):
-        got, following, previous = [], 0, b""
-        for row in (row for row in backup.segments if row.stream == stream):
-            body = grid.bodies[row.manifest]
-            if row.first != following or body.head.previous_manifest != previous:
-                raise Violation(f"backup {backup.id} stream {stream}: a gap or an overlap at {row.first}")
-            following, previous = row.next, row.manifest
-            for content, container in body.rows:
-                if (
-                    container not in set(row.ref_ids())
-                    or (content, container) not in grid.bodies[container].rows
-                ):
-                    raise Violation(f"backup {backup.id}: content {content} is not in {container.hex()}")
-                got.append(content)
-        whole = backup.state in SEALED
-        if got != (source if whole else source[: len(got)]):
-            raise Violation(f"backup {backup.id} stream {stream}: {got} instead of {source}")
+    for stream, source in enumerate(expected or ()):  # none: its client never heard of it
+        _check_stream(grid, backup, stream, source, gone)
+
+
+def _check_stream(
+    grid: Grid, backup: Backup, stream: int, source: Sequence[int], gone: Container[bytes]
+) -> None:
+    what, following, previous = f"backup {backup.id} stream {stream}", 0, b""
+    for row in (row for row in backup.segments if row.stream == stream):
+        body = grid.bodies[row.manifest]
+        joined = row.first == following and body.head.previous_manifest == previous
+        if not joined and (not gone or row.first < following):
+            raise Violation(f"{what}: a gap or an overlap at {row.first}")
+        following, previous = row.next, row.manifest
+        if row.manifest in gone:
+            continue
+        refs = set(row.ref_ids())
+        for content, container in body.rows:
+            if container not in refs or (content, container) not in grid.bodies[container].rows:
+                raise Violation(f"backup {backup.id}: content {content} is not in {container.hex()}")
+        got = [content for content, _ in body.rows]
+        if got != source[row.first : row.next]:
+            raise Violation(f"{what}: {got} instead of {source[row.first : row.next]}")
+    if backup.state in SEALED and following != len(source):
+        raise Violation(f"{what}: it ends at {following}, not at {len(source)}")
 
 
 def _check_rebuild(grid: Grid, state: GridState) -> None:
@@ -199,8 +209,10 @@ def _check_rebuild(grid: Grid, state: GridState) -> None:
     for number, backup in fresh.backups.items():
         if state.backups[number].state is BackupState.PRUNED:
             raise Violation(f"pruned backup {number} came back in a rebuild")
-        if backup.state in SEALED or not backup.seal:
+        if backup.state in SEALED:
             _check_backup(grid, fresh, backup)
+        elif not backup.seal:
+            _check_backup(grid, fresh, backup, _named(backup) - found.keys() if lost else ())
         if state.backups[number].state is BackupState.INCOMPLETE:
             # A seal that was stored as the last medium went offline: never logged, and whole again by now.
             backup.state = BackupState.INCOMPLETE
@@ -214,8 +226,11 @@ def _check_rebuild(grid: Grid, state: GridState) -> None:
 def _wanted(state: GridState) -> set[bytes]:
     """Everything that a backup which is not pruned needs."""
     kept = [backup for backup in state.backups.values() if backup.state is not BackupState.PRUNED]
-    wanted = {backup.seal for backup in kept}
-    return wanted | {item for b in kept for row in b.segments for item in (row.manifest, *row.ref_ids())}
+    return {backup.seal for backup in kept}.union(*map(_named, kept))
+
+
+def _named(backup: Backup) -> set[bytes]:
+    return {item for row in backup.segments for item in (row.manifest, *row.ref_ids())}
 
 
 def _same(original: dict[str, Any], again: dict[str, Any], rotten: set[tuple[str, str]]) -> None:

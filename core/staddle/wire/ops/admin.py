@@ -131,7 +131,7 @@ class VerifyObjects(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RebuildCatalog(msgspec.Struct, frozen=True, kw_only=True):
-    """Make the manager's tier 1 and the catalog from the media again. Refused where there is a log."""
+    """Make the manager's tier 1 and the catalog from the media again. Refused where the log knows them."""
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):

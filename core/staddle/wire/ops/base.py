@@ -9,6 +9,7 @@ import msgspec
 
 from staddle import typed
 from staddle.api.types import Buffer
+from staddle.errors import ProtocolError
 from staddle.wire.calls import Reply
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.messages import unpack
@@ -41,9 +42,12 @@ class Operation(NamedTuple, Generic[Request, Answer]):
 
     def decode(self, reply: Reply) -> Answer:
         """The typed answer, wherever it travelled. Raises ProtocolError."""
-        return (
-            unpack(reply.payload, self.reply) if len(reply.payload) else typed.convert(reply.args, self.reply)
-        )
+        if len(reply.payload):
+            return unpack(reply.payload, self.reply)
+        try:
+            return typed.convert(reply.args, self.reply)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"{self.name}: an answer that cannot be read: {error}") from None
 
 
 def register(

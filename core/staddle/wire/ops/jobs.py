@@ -180,6 +180,8 @@ def check_commit(commit: Commit) -> None:
             raise StaddleError(
                 f"segment.commit: object {item.id[:16].hex()} makes no sense", code="BAD_REQUEST"
             )
+    if len(commit.plain_digest) not in {0, DIGEST_BYTES}:
+        raise StaddleError("segment.commit: half a digest", code="BAD_REQUEST")
     if len({item.id for _, item in objects}) < len(objects):
         raise StaddleError("segment.commit: one id for two objects", code="BAD_REQUEST")
 

@@ -26,11 +26,16 @@ class ListBackups(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ManifestRef(msgspec.Struct, frozen=True, array_like=True):
-    """A manifest of a backup, in the order of (stream, ordinal)."""
+    """A manifest of a backup, in the order of (stream, ordinal).
+
+    `plain_digest`: BLAKE3-256 of its plain bytes, which no agent can change after it was committed; empty
+    where it is not known (committed by an earlier release, or found by a rebuild).
+    """
 
     id: bytes
     stream: int
     ordinal: int
+    plain_digest: bytes = b""
 
 
 class AgentRef(msgspec.Struct, frozen=True):
@@ -41,7 +46,11 @@ class AgentRef(msgspec.Struct, frozen=True):
 
 
 class OpenedBackup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reader needs. `signed` is a signed `ReadTicket` for the agents."""
+    """What a reader needs. `signed` is a signed `ReadTicket` for the agents.
+
+    With `fingerprint_key`, the dedup domain's, each chunk is checked against its fingerprint in the manifest:
+    a reader need not believe the agent that it reads through.
+    """
 
     backup: int
     name: str
@@ -52,6 +61,7 @@ class OpenedBackup(msgspec.Struct, frozen=True, kw_only=True):
     manifests: list[ManifestRef]
     agents: list[AgentRef]
     signed: bytes
+    fingerprint_key: bytes = b""
 
 
 class ReadTicket(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +84,15 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListDirectory(msgspec.Struct, frozen=True, kw_only=True):
-    """The entries of one directory of a backup, by the catalog."""
+    """The entries of one directory of a backup, by the catalog, ascending by name.
+
+    `after`: the last name of the page before; `limit`: of entries, so that a page has bounded memory.
+    """
 
     backup: Number
     path: RawPath
+    after: RawPath = b""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100_000
 
 
 class Find(msgspec.Struct, frozen=True, kw_only=True):

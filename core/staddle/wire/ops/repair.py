@@ -59,6 +59,15 @@ class FetchObject(msgspec.Struct, frozen=True, kw_only=True):
     source: VerifyObject
 
 
+class SalvageObject(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes of one copy as they lie there, as payload, of the length that was stored: none is checked.
+
+    Zeros stand for what is missing or can't be read.
+    """
+
+    source: VerifyObject
+
+
 class BadPlacement(msgspec.Struct, frozen=True, array_like=True):
     """A copy that a check has found bad."""
 
@@ -87,6 +96,20 @@ class Repaired(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
+class CheckTogether(msgspec.Struct, frozen=True, kw_only=True):
+    """Are these damaged copies of an object, all that can be read, whole together. Changes nothing."""
+
+    id: Id
+    bad: Annotated[list[BadPlacement], msgspec.Meta(max_length=256)]
+
+
+class Together(msgspec.Struct, frozen=True, kw_only=True):
+    """Reply to `verify.together`; `message` says why not."""
+
+    whole: bool
+    message: str = ""
+
+
 class FilesLost(msgspec.Struct, frozen=True, kw_only=True):
     """Files of a backup that need one of these containers or manifests, ascending, after a path."""
 
@@ -106,5 +129,7 @@ class FilePage(msgspec.Struct, frozen=True, kw_only=True):
 CHECK_MEDIUM = Operation("medium.check", CheckMedium, ADMINS, MediumChecked)
 COPY_OBJECT = Operation("object.copy", CopyObject, MANAGER, Copied)
 FETCH_OBJECT = Operation("object.fetch", FetchObject, MANAGER, Nothing)
+SALVAGE_OBJECT = Operation("object.salvage", SalvageObject, MANAGER, Nothing)
+CHECK_TOGETHER = Operation("verify.together", CheckTogether, ADMINS, Together)
 REPAIR_OBJECT = Operation("verify.repair", RepairObject, ADMINS, Repaired)
 FILES_LOST = Operation("verify.files", FilesLost, ADMINS, FilePage)
