@@ -1,6 +1,7 @@
 """The long runs: every failure of a grid of real processes many times over, each time at another moment.
 
     python3 dev.py soak [--rounds 20] [--seed N] [--only SCENARIO]... [--sim SEEDS] [--nemesis ROUNDS]
+                          [--scale]
 
 Each round is one run of a scenario below tests/system with a seed of its own; what failed is listed at the
 end, with the line that plays it again. `--nemesis` plays so many rounds of several faults at once, ten on
@@ -50,6 +51,7 @@ def options(arguments):
     parser.add_argument("--seed", type=int, help="the first seed; a random one if it is not given")
     parser.add_argument("--only", action="append", choices=available(), help="this scenario; may be repeated")
     parser.add_argument("--sim", type=int, default=0, metavar="SEEDS", help="also so many simulator seeds")
+    parser.add_argument("--scale", action="store_true", help="also the memory at 10^6 files: hours")
     parser.add_argument(
         "--nemesis", type=int, default=0, metavar="ROUNDS", help="so many rounds of several faults at once"
     )
@@ -58,7 +60,7 @@ def options(arguments):
     )
     args = parser.parse_args(arguments)
     if args.rounds is None:
-        args.rounds = 0 if args.nemesis and not args.only else 20
+        args.rounds = 0 if (args.nemesis or args.scale) and not args.only else 20
     return args
 
 
@@ -161,6 +163,9 @@ def main(arguments=None):
     well, table, faults = True, [], collections.Counter()
     if args.sim:
         well = simulate(args.sim, first)
+    if args.scale:
+        argv = [sys.executable, os.path.join(TESTS, "scale", "scale.py")]
+        well = subprocess.run(argv, cwd=ROOT, check=False).returncode == 0 and well
     parts = [(NEMESIS, -(-args.nemesis // NEMESIS_ROUNDS))] if args.nemesis > 0 else []
     parts += [(scenario, args.rounds) for scenario in args.only or SCENARIOS if args.rounds > 0]
     for scenario, rounds in parts:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from staddle.client.connection import GridConnection
     from staddle.wire.ops.jobs import Rows
 
-_ROWS_MAX = 100_000
+_ROWS_MAX = 50_000
 _PAGE_ROWS = 5000
 _TYPES = {
     1: "file",

@@ -40,6 +40,7 @@ class FoundManifest(Found, frozen=True, kw_only=True):
     previous_digest: bytes
     refs: list[bytes]
     created_ns: int
+    plain_digest: bytes = b""
     files: int = 0
     dirs: int = 0
     bytes_read: int = 0

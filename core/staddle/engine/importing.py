@@ -157,6 +157,7 @@ def apply_backup_imported(t: Tables, op: ops.BackupImported) -> None:
                 digest=row.digest,
                 refs=row.refs,
                 lsn=t.lsn,
+                plain_digest=row.plain_digest,
             )
             for row in op.segments
         ],

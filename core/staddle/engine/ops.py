@@ -313,6 +313,7 @@ class SegmentImport(msgspec.Struct, frozen=True, kw_only=True):
     manifest: bytes
     digest: bytes
     refs: bytes
+    plain_digest: bytes = b""
 
 
 class ObjectImport(msgspec.Struct, frozen=True, kw_only=True):

@@ -151,6 +151,7 @@ class _Builder:
                         manifest=item.id,
                         digest=item.digest,
                         refs=b"".join(sorted(item.refs)),
+                        plain_digest=item.plain_digest,
                     )
                 )
             for row in chain.lost:

@@ -24,6 +24,8 @@ from staddle.wire.ops.jobs import Rows
 
 ASKS_MAX = 4
 """Questions to the catalog that one client may have under way."""
+ROWS_MAX = 50_000
+"""Of one answer: it stands in memory several times on its way."""
 
 
 class AdminDesk:
@@ -132,7 +134,7 @@ class AdminDesk:
     async def _query(self, call: Call) -> Rows:
         args: reading.Query = call.args
         found = await self._catalog.ask(
-            "query", sql=args.sql, parameters=list(args.parameters), limit=args.limit
+            "query", sql=args.sql, parameters=list(args.parameters), limit=min(args.limit, ROWS_MAX)
         )
         return Rows(found["columns"], found["rows"])
 
@@ -164,7 +166,9 @@ class AdminDesk:
                 number for number in backups or self._manager.state.backups if self._may_see(call, number)
             ]
         return _entries(
-            await self._asked(call, "find", pattern=args.pattern, backups=backups, limit=args.limit)
+            await self._asked(
+                call, "find", pattern=args.pattern, backups=backups, limit=min(args.limit, ROWS_MAX)
+            )
         )
 
     async def _asked(self, call: Call, method: str, **arguments: Any) -> Any:

@@ -12,9 +12,10 @@ from staddle.api.types import Kind, parse_object_name
 from staddle.daemon.manager.adoption import Adoption, unread_media
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
+from staddle.daemon.manager.listing import listed
 from staddle.daemon.manager.presence import Presence
 from staddle.data import manifest as manifest_format
-from staddle.data.crypto import DomainKeys
+from staddle.data.crypto import DomainKeys, digest
 from staddle.data.manifest import EntryFlag, EntryType, Manifest
 from staddle.data.seal import decode_journal, decode_seal
 from staddle.engine import ops
@@ -33,7 +34,7 @@ from staddle.errors import Locked, StaddleError, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.admin import REBUILD_CATALOG, Rebuilt
 from staddle.wire.ops.base import register
-from staddle.wire.ops.data import GET_OBJECT, SCAN_MEDIUM, GetObject, ScanMedium, ScannedObject
+from staddle.wire.ops.data import GET_OBJECT, GetObject, ScanMedium, ScannedObject
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ SCAN_BATCH = 256
 SCAN_TIMEOUT_S = 300.0
 IMPORT_BATCH = 10_000
 """Objects in one record of the log."""
+NAMED_MAX = 10_000
+"""Findings that are told one by one."""
 
 
 @dataclass
@@ -67,7 +70,10 @@ class _Media:
             self.missing.append(f"medium {medium}: {name}: {each.problem}")
             self.note_bad(medium, name, each.size_bytes)
             return
-        kind, item_id, _ = parse_object_name(name)
+        try:
+            kind, item_id, _ = parse_object_name(name)
+        except ValueError:
+            return  # not ours
         known = self.found[kind].setdefault(item_id, _Found(each))
         if known.scanned.digest != each.digest:
             self.missing.append(f"medium {medium}: {name}: not the bytes of the other copies")
@@ -174,7 +180,7 @@ class Rebuilder:
             backups=len(state.backups),
             containers=kinds.count("container"),
             manifests=kinds.count("manifest"),
-            missing=missing,
+            missing=_shortened(missing),
         )
 
     async def _log(self, planned: list[ops.Op]) -> list[str]:
@@ -238,12 +244,12 @@ class Rebuilder:
         after = ""
         while True:
             request = ScanMedium(medium=medium, kind=kind.value, after=after, limit=SCAN_BATCH)
-            answer = await self._presence.call(SCAN_MEDIUM, request, medium=medium, timeout_s=SCAN_TIMEOUT_S)
-            for each in answer.objects:
+            page = await listed(self._presence, request, SCAN_TIMEOUT_S)
+            for each in page:
                 media.note(medium, each)
-            if len(answer.objects) < SCAN_BATCH:
+            if len(page) < SCAN_BATCH:
                 return
-            after = answer.objects[-1].name
+            after = page[-1].name
 
     async def _plain(self, found: _Found) -> bytes:
         """The body of a small object, from any of its copies. Raises what the last one said."""
@@ -320,6 +326,7 @@ class Rebuilder:
             try:
                 plain = await self._plain(each)
                 manifest = await asyncio.to_thread(manifest_format.decode, plain)
+                plain_digest = await asyncio.to_thread(digest, [plain])
             except StaddleError as error:
                 media.missing.append(f"manifest {item_id.hex()}: {error}")
                 for copy in each.copies:
@@ -328,15 +335,20 @@ class Rebuilder:
             if manifest.head.backup in pruned:
                 continue
             where[item_id] = each
-            manifests.append(_found_manifest(item_id, each, manifest))
+            manifests.append(_found_manifest(item_id, each, manifest, plain_digest))
         return manifests, where
+
+
+def _shortened(missing: list[str]) -> list[str]:
+    more = len(missing) - NAMED_MAX
+    return [*missing[:NAMED_MAX], f"and {more} more"] if more > 0 else missing
 
 
 def _these(_: GridState, planned: list[ops.Op]) -> list[ops.Op]:
     return planned
 
 
-def _found_manifest(item_id: bytes, each: _Found, manifest: Manifest) -> FoundManifest:
+def _found_manifest(item_id: bytes, each: _Found, manifest: Manifest, plain_digest: bytes) -> FoundManifest:
     head, columns = manifest.head, manifest.entries.columns
     whole = (columns["flags"] & EntryFlag.PART == 0) | (columns["flags"] & EntryFlag.LAST != 0)
     is_dir = columns["type"] == EntryType.DIRECTORY
@@ -359,6 +371,7 @@ def _found_manifest(item_id: bytes, each: _Found, manifest: Manifest) -> FoundMa
         previous_digest=head.previous_digest or b"",
         refs=manifest.chunks.containers,
         created_ns=head.created_ns,
+        plain_digest=plain_digest,
         files=int(np.count_nonzero(whole & ~is_dir)),
         dirs=int(np.count_nonzero(is_dir)),
         bytes_read=int(manifest.chunks.lengths.sum()),
