@@ -256,7 +256,7 @@ def _head(node: Node, liar: random.Random | None) -> bytes:
         case "float":
             return b"\xcb" + struct.pack(">d", value)
         case "ext":
-            return b"\xc7" + struct.pack(">Bb", len(value[1]), value[0]) + value[1]
+            return b"\xc9" + struct.pack(">Ib", len(value[1]), value[0]) + value[1]
     size = len(value) // 2 if kind == "map" else len(value)
     said = liar.choice((0, size + 1, 2**16, 2**31, 2**32 - 1)) if liar and liar.random() < 0.3 else size
     code = {"str": 0xDB, "bin": 0xC6, "seq": 0xDD, "map": 0xDF}[kind]
