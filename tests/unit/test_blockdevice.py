@@ -81,6 +81,12 @@ if sys.platform == "linux":
     def test_every_use_of_a_device_is_told(device, written, use):
         assert blockdevice.in_use(b"/dev/" + device.encode(), written=written) == use
 
+    @pytest.mark.parametrize("end", ["\x0b", "\x0c", "\r", "\x1c", "\x85", "\u2028"])
+    def test_a_name_that_holds_another_end_of_line_hides_no_mount(tmp_path, end):
+        line = f"21 27 0:50 / /mnt/x{end}y rw - fuse.own own rw\n"
+        (tmp_path / "mountinfo").write_bytes((line + MOUNTS).encode())
+        assert blockdevice.in_use(b"/dev/sda1", written=True) == "it is mounted at /a b"
+
     def test_what_is_no_device_or_a_system_that_tells_nothing_has_no_use(tmp_path, monkeypatch):
         assert blockdevice.in_use(os.fsencode(tmp_path)) == ""
         for name in ("_MOUNTS", "_SWAPS", "_DEVICES"):

@@ -131,3 +131,37 @@ def test_a_closed_library_stays_closed_and_leaves_no_open_file(tmp_path):
     library.close()
     with pytest.raises(Unavailable, match="closed"):
         library.reopen()
+
+
+def test_what_the_manifest_on_disk_may_name_stays_until_one_is_known_to_be_there(tmp_path, monkeypatch):
+    disk = Disk()
+    with Library.open(str(tmp_path), "a", EVERYONE, merge_floor_rows=1 << 20, files=disk) as library:
+        for number in range(1, 5):
+            publish(library, number)
+        library.merge()
+        publish(library, 5)
+        replace, sync_dir, named = disk.replace, disk.sync_dir, []
+
+        def replace_and_fail(source, target):
+            replace(source, target)
+            named.append(target)
+
+        def refuse(path):
+            if named:  # the new manifest has its name; whether that lasts nobody says
+                raise OSError(5, "Input/output error")
+            sync_dir(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "replace", replace_and_fail)
+            patch.setattr(disk, "sync_dir", refuse)
+            with pytest.raises(OSError, match="Input/output"):
+                library.merge()
+        disk.full = True
+        with pytest.raises(Unavailable):
+            publish(library, 6)
+        disk.full = False
+        library.reopen()
+        assert found(library, 1, 2, 3, 4, 5) == [True] * 5
+        assert library.stats().damaged == ()
+        publish(library, 6)
+        assert found(library, 6) == [True]

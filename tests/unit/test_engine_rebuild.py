@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 from enginekit import Bench, ident, pool_op
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from staddle.engine import ops, repair
 from staddle.engine.configure import decide_pool
 from staddle.engine.found import FoundBad, FoundContainer, FoundManifest, FoundSeal
+from staddle.engine.gc import decide_condemn
 from staddle.engine.importing import decide_backup_imported, decide_objects_imported, decide_unread
 from staddle.engine.messages import CopyOf, StreamEndOf
 from staddle.engine.rebuild import NUMBERS_LEFT, plan_rebuild
@@ -270,6 +272,39 @@ def test_a_number_that_was_given_away_is_refused_by_name_and_nothing_is_replaced
     assert bench.state.dump() == before
 
 
+def test_an_older_backup_of_the_same_name_and_number_is_refused_and_its_data_are_not_for_the_collector():
+    bench = Bench()
+    plan, *_ = planned(chain(1), [seal(1, ident(b"m0"))], all_containers(1))
+    rebuilt(bench, plan.ops)
+    older = msgspec.structs.replace(seal(1, ident(b"old"), key=b"oldseal"), started_ns=-200, finished_ns=-100)
+    plan = plan_rebuild(
+        bench.state,
+        containers=containers(b"oldbox"),
+        manifests=[msgspec.structs.replace(manifest(b"old", 0, refs=[b"oldbox"]), created_ns=-150)],
+        seals=[older],
+        pruned=(),
+    )
+    [why] = rebuilt(bench, plan.ops)
+    assert "another one has that number" in why
+    assert bench.state.backups[1].seal == ident(b"seal")
+    assert not {ident(b"oldbox"), ident(b"old"), ident(b"oldseal")} & set(bench.state.objects)
+    assert decide_condemn(bench.state, 1) == []
+
+
+def test_a_number_that_came_back_is_not_given_away_even_if_the_import_goes_no_further():
+    bench = Bench()
+    _, [op], _ = planned([manifest(b"m0", 0, backup=7)], [seal(1, ident(b"m0"), backup=7)], [])
+    bench.log(op)
+    assert (bench.state.next_job, bench.state.next_backup) == (8, 8)
+
+
+def test_a_number_that_somebody_made_up_costs_no_time():
+    made_up = [manifest(b"m0", 0), manifest(b"m9", 2**60)]
+    plan, backups, _ = planned(made_up, [seal(2**60, ident(b"gone"), backup=2)], [])
+    assert [(op.backup, len(op.segments)) for op in backups] == [(1, 1), (2, 1)]
+    assert len(plan.findings) == 2
+
+
 def test_nothing_pruned_comes_back_with_a_medium():
     bench, whole = Bench(), chain(1)
     plan, [op], _ = planned(whole, [seal(1, whole[0].id)], all_containers(1), unread=["n"])
@@ -297,6 +332,15 @@ def test_a_medium_in_no_pool_is_emptied_and_one_that_is_offline_is_not_given_up(
     bench.log(ops.CopyAdded(object=item.id, copy=CopyOf("o", "c0/new")))
     assert repair.missing_copies(bench.state, item) == 0
     assert repair.left_on(bench.state, "m") == len(bench.state.objects) - 1
+
+
+def test_a_pool_that_was_made_smaller_owes_no_copy_that_nobody_could_take():
+    bench = Bench()
+    bench.backup(b"r1", new=[b"x"])  # on m and n
+    bench.log(*decide_pool(bench.state, pool_op(media=["m"], copies=1)))
+    assert (repair.in_debt(bench.state), repair.left_on(bench.state, "n")) == ([], 0)
+    bench.log(*decide_pool(bench.state, pool_op(media=["o"], copies=1)))
+    assert repair.missing_copies(bench.state, bench.state.objects[ident(b"x")]) == 1
 
 
 def test_a_medium_whose_table_is_gone_counts_for_nothing():

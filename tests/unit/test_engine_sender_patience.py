@@ -149,6 +149,24 @@ def test_with_nothing_to_make_durable_nobody_stalls():
         assert sender.next_wake_ns > now
 
 
+def test_the_first_record_after_a_long_rest_is_given_its_time_too():
+    sender = sending(records=0)
+    for now in range(50, LIMITS.stall_ns, 50):
+        sender.on_message(Progress(epoch=1), now)
+    sender.push(Rec())
+    while sender.poll(now) is not None:
+        pass
+    sender.on_message(Progress(epoch=1), now)
+    assert asked(sender.tick(LIMITS.stall_ns)) is None
+    for now in range(LIMITS.stall_ns, 2 * LIMITS.stall_ns, 50):
+        sender.on_message(Nack(epoch=1, expected=0), now)  # asked for again and again: no new rest
+        while sender.poll(now) is not None:
+            pass
+        if request := asked(sender.tick(now)):
+            break
+    assert "nothing durable" in request.detail
+
+
 def test_an_acknowledgement_that_was_a_lie_is_found_out_before_the_stream_is_closed():
     sender = sending()
     sender.finish(1)

@@ -112,8 +112,8 @@ async def _pages(grid: GridConnection, number: int, path: bytes) -> AsyncIterato
             continue
         yield entries
         last = entries[-1]["path"].rpartition(b"/")[2] if entries else b""
-        if len(entries) < _PAGE_ROWS or last <= after:
-            return
+        if len(entries) != _PAGE_ROWS or last <= after:
+            return  # a manager of an earlier release gives all at once
         after = last
 
 

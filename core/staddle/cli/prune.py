@@ -80,7 +80,7 @@ async def _older(grid: GridConnection, name: str, keep: int) -> list[int]:
     from staddle.errors import NotFound
     from staddle.wire.ops.reading import QUERY, Query
 
-    answer = await grid.manager.call(QUERY, Query(sql=_OF_NAME, parameters=(name,), limit=100_000))
+    answer = await grid.manager.call(QUERY, Query(sql=_OF_NAME, parameters=(name,), limit=50_000))
     if not answer.rows:
         raise NotFound(f"there is no backup of the name {name!r}", hint="`staddle ls` shows them")
     return older([(int(number), str(state)) for number, state in answer.rows], keep)

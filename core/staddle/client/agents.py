@@ -73,6 +73,7 @@ class AgentLinks:
     ) -> Reply:
         """One call to one agent. One that can't be reached rests. Raises as `Link.request` does."""
         agent = self._agents[name]
+        rests_until_s = agent.rests_until_s
         try:
             link = await self._link(agent)
             reply = await link.request(operation.name, request, timeout_s=timeout_s)
@@ -80,8 +81,9 @@ class AgentLinks:
             if is_transport_error(error):
                 agent.rests_until_s = asyncio.get_running_loop().time() + REST_S
             raise
-        agent.rests_until_s = 0.0
-        self._favourite = name
+        if agent.rests_until_s == rests_until_s:  # else it came to rest while this one was under way
+            agent.rests_until_s = 0.0
+            self._favourite = name
         return reply
 
     def distrust(self, name: str) -> None:

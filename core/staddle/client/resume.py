@@ -110,7 +110,7 @@ class Claim:
 
 def _packed(value: object) -> bytes:
     """The same bytes for the same value. Patterns and names may hold bytes that are no text."""
-    plain = msgspec.to_builtins(value, builtin_types=(bytes,))
+    plain = msgspec.to_builtins(value, builtin_types=(bytes,), order="deterministic")
     return msgspec.msgpack.encode(_textless(plain), order="deterministic")
 
 

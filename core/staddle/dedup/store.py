@@ -30,6 +30,7 @@ class Store:
         self.files = files
         self.torn_bytes = 0
         self._lock_fd = lock_fd
+        self._in_doubt = False
         self._last_log, self._good_bytes = 0, 0
         self._run_generation = max(self._generations("run."), default=0)
         try:
@@ -69,8 +70,9 @@ class Store:
 
     def commit(self, manifest: Manifest) -> None:
         """Make a manifest the current one; durable on return. Raises OSError: either may be current."""
+        self._in_doubt = True
         save_manifest(self.directory, manifest, self.files)
-        self.manifest = manifest
+        self.manifest, self._in_doubt = manifest, False
 
     def next_run_generation(self) -> int:
         """Return a generation that no run file has: an old one may still be mapped, or named on disk."""
@@ -111,6 +113,8 @@ class Store:
 
     def sweep(self) -> None:
         """Remove files that the manifest does not name. What cannot go yet (Windows: still mapped) stays."""
+        if self._in_doubt:
+            return  # the one on disk may be newer than ours, and name other files
         run = self.manifest.run
         stale = [run_name(g) for g in self._generations("run.") if run is None or g != run.generation]
         stale += [log_name(g) for g in self._generations("log.") if g < self.manifest.log_floor]

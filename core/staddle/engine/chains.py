@@ -61,8 +61,10 @@ class Chains:
             if item is None and manifest:
                 lost[ordinal] = manifest, digest
             elif item is None:
+                nearest = self._at_or_below(place, ordinal)  # whoever wrote it may have made up its number
+                unknown, ordinal = unknown + ordinal - nearest, nearest
                 item = self._placed(place, ordinal, found[-1] if found else None)
-                unknown += item is None
+                unknown += item is None and ordinal >= 0
             manifest, digest = (item.previous_manifest, item.previous_digest) if item else (b"", b"")
             if item is not None:
                 found.append(item)
@@ -76,6 +78,11 @@ class Chains:
         if item is None or (item.backup, item.stream, item.ordinal, item.digest) != (*place, ordinal, digest):
             return None
         return item
+
+    def _at_or_below(self, place: Place, ordinal: int) -> int:
+        """Number of the last manifest there that was read, up to `ordinal`; -1 if there is none."""
+        there = (item.ordinal for item in self._by_place.get(place, ()) if item.ordinal <= ordinal)
+        return max(there, default=-1)
 
     def _placed(self, place: Place, ordinal: int, after: FoundManifest | None) -> FoundManifest | None:
         """The one that was committed there, if it was read at all, seen from the next one that was."""

@@ -61,12 +61,7 @@ def decide_backup_imported(t: Tables, found: ops.BackupImported) -> tuple[list[o
     job = t.jobs.get(found.job)
     if known is None and job is None:
         return [found], ""
-    same = known is not None and (known.job, known.client, known.name) == (
-        found.job,
-        found.client,
-        found.name,
-    )
-    if known is None or not same:
+    if known is None or not _same(known, found):
         return [], (
             f"backup {found.backup} of job {found.job} ({found.client}, {found.name}): another one has that "
             "number by now; `contrib/rescue` restores it"
@@ -75,6 +70,17 @@ def decide_backup_imported(t: Tables, found: ops.BackupImported) -> tuple[list[o
     if finished or t.jobs[known.job].state in ACTIVE or _worth(t, known, found) <= 0:
         return [], ""
     return [found], ""
+
+
+def _same(known: Backup, found: ops.BackupImported) -> bool:
+    """Is it that very backup: the client may have made another one of the name with the number since."""
+    if (known.job, known.client, known.name) != (found.job, found.client, found.name):
+        return False
+    manifests = {row.manifest for row in known.segments}
+    return any(row.manifest in manifests for row in found.segments) or (
+        known.started_ns <= max(found.started_ns, found.finished_ns)
+        and found.started_ns <= max(known.started_ns, known.finished_ns)
+    )
 
 
 def _worth(t: Tables, known: Backup, found: ops.BackupImported) -> int:
@@ -162,6 +168,7 @@ def apply_backup_imported(t: Tables, op: ops.BackupImported) -> None:
             for row in op.segments
         ],
     )
+    t.next_job, t.next_backup = max(t.next_job, op.job + 1), max(t.next_backup, op.backup + 1)
     t.jobs[op.job] = Job(
         id=op.job,
         kind="backup",

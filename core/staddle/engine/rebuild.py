@@ -9,6 +9,7 @@ Backups that a journal names as pruned never come back.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from staddle.engine import ops
 from staddle.engine.chains import Chain, Chains
 from staddle.engine.found import Found, FoundBad, FoundContainer, FoundManifest, FoundSeal
+from staddle.engine.importing import decide_backup_imported
 from staddle.engine.messages import CopyOf
 from staddle.engine.tables import SEALED, BackupState, Tables
 
@@ -54,7 +56,7 @@ class _Builder:
         for seal in sorted(seals, key=lambda item: (item.manager_epoch, item.id)):  # the last one counts
             if seal.backup not in pruned:
                 self.seals[seal.backup] = seal
-        self.used: set[bytes] = set()
+        self.used: dict[int, set[bytes]] = defaultdict(set)
         self.lost: dict[bytes, ops.ObjectImport] = {}
         self.findings: list[str] = []
 
@@ -141,7 +143,7 @@ class _Builder:
         rows: list[ops.SegmentImport] = []
         for chain in chains:
             for item in chain.found:
-                self.used.update((item.id, *item.refs))
+                self.used[item.backup].update((item.id, *item.refs))
                 rows.append(
                     ops.SegmentImport(
                         stream=item.stream,
@@ -173,12 +175,15 @@ class _Builder:
             bad=_sorted(bad.copies) if bad else [],
         )
 
-    def objects(self) -> list[ops.ObjectImport]:
-        """What the imported backups use."""
+    def objects(self, backups: Iterable[ops.BackupImported]) -> list[ops.ObjectImport]:
+        """What those of the backups use that the log takes: what no backup in it uses it would delete."""
+        taken = {backup.backup: backup for backup in backups if self._is_taken(backup)}
+        used = {item for number in taken for item in self.used[number]}
+        named = {row.manifest for backup in taken.values() for row in backup.segments}
         kinds: list[tuple[str, dict[bytes, Found]]] = [
             ("container", dict(self.containers)),
             ("manifest", dict(self.manifests)),
-            ("seal", {seal.id: seal for seal in self.seals.values()}),
+            ("seal", {seal.id: seal for seal in self.seals.values() if seal.backup in taken}),
         ]
         want = {pool.domain: pool.copies for pool in self.t.pools.values()}
         return [
@@ -195,12 +200,17 @@ class _Builder:
             )
             for kind, found in kinds
             for item in found.values()
-            if kind == "seal" or item.id in self.used
+            if kind == "seal" or item.id in used
         ] + [
             msgspec.structs.replace(item, want=want.get(item.domain, item.want))
             for item in self.lost.values()
-            if item.id not in self.used
+            if item.id in named and item.id not in used
         ]
+
+    def _is_taken(self, backup: ops.BackupImported) -> bool:
+        known = self.t.backups.get(backup.backup)
+        pruned = known is not None and known.state is BackupState.PRUNED
+        return not pruned and not decide_backup_imported(self.t, backup)[1]
 
 
 def _incomplete(stream: int, chain: Chain, segments: int) -> str:
@@ -251,7 +261,7 @@ def plan_rebuild(
         next_job=max(last_job, last_backup) + left + 1,
         next_backup=last_backup + left + 1,
     )
-    imported = ops.ObjectsImported(objects=builder.objects())
+    imported = ops.ObjectsImported(objects=builder.objects(backups))
     unseen = ops.MediaUnread(media=missing)
     return Rebuilt(ops=[imported, *backups, forgotten, unseen], findings=builder.findings)
 

@@ -25,11 +25,17 @@ def sources(t: Tables, item: Object) -> list[CopyOf]:
 def missing_copies(t: Tables, item: Object) -> int:
     """How many copies are to be made. One on a medium that is offline is not missing: it may come back.
 
-    One on a medium that was taken out of all pools is: that medium is to be emptied.
+    One on a medium that was taken out of all pools is: that medium is to be emptied. Where the pools have
+    become smaller than an object's wish there is no place for more.
     """
+    return _missing(t, item, _pooled(t, item.domain))
+
+
+def _missing(t: Tables, item: Object, pooled: set[str]) -> int:
     if item.state is not ObjectState.LIVE:
         return 0
-    return max(item.want - len(_kept_domains(t, item)), 0)
+    domains = {t.media[name].failure_domain for name in pooled}
+    return max(min(item.want, len(domains) or item.want) - len(_kept_domains(t, item, pooled)), 0)
 
 
 def targets(t: Tables, item: Object) -> list[str]:
@@ -37,9 +43,9 @@ def targets(t: Tables, item: Object) -> list[str]:
 
     They are up, in pools of the object's dedup domain, and in failure domains without a copy that counts.
     """
-    kept = _kept_domains(t, item)
-    named = [copy.medium for copy in item.bad]
     allowed = _pooled(t, item.domain)
+    kept = _kept_domains(t, item, allowed)
+    named = [copy.medium for copy in item.bad]
     named += [name for pool in t.pools.values() if pool.domain == item.domain for name in pool.media]
     return [
         name
@@ -52,7 +58,8 @@ def targets(t: Tables, item: Object) -> list[str]:
 
 def in_debt(t: Tables) -> list[bytes]:
     """Objects that lack copies. Looks at all of them."""
-    return [item.id for item in t.objects.values() if missing_copies(t, item)]
+    pooled = {pool.domain: _pooled(t, pool.domain) for pool in t.pools.values()}
+    return [item.id for item in t.objects.values() if _missing(t, item, pooled.get(item.domain, set()))]
 
 
 def left_on(t: Tables, medium: str) -> int:
@@ -101,8 +108,7 @@ def decide_bad_dropped(t: Tables, item_id: bytes) -> list[ops.Op]:
     return decided
 
 
-def _kept_domains(t: Tables, item: Object) -> set[str]:
-    pooled = _pooled(t, item.domain)
+def _kept_domains(t: Tables, item: Object, pooled: set[str]) -> set[str]:
     return {
         t.media[copy.medium].failure_domain
         for copy in item.copies
@@ -111,4 +117,6 @@ def _kept_domains(t: Tables, item: Object) -> set[str]:
 
 
 def _pooled(t: Tables, domain: str) -> set[str]:
-    return {name for pool in t.pools.values() if pool.domain == domain for name in pool.media}
+    """The media of a dedup domain's pools, as far as they were ever there."""
+    named = {name for pool in t.pools.values() if pool.domain == domain for name in pool.media}
+    return named & t.media.keys()

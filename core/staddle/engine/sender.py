@@ -119,6 +119,8 @@ class StreamSender:
         if self.state is not SenderState.OPEN:
             return None
         if self._next_send < self.window.end:
+            if self._next_send == self.window.base >= self._epoch_high:
+                self._got_on_ns = now_ns  # until now there was nothing that it could make durable
             return self._send_next()
         must_flush = self.window.base < self.window.end and (self.finished or not self.may_push)
         if not must_flush or self.ticket is None:
@@ -321,9 +323,7 @@ class StreamSender:
     def _report(self, now_ns: int) -> Effects:
         """The first acknowledgement on a new path ends a failover."""
         failover, self._failover = self._failover, None
-        if failover is None:
-            return []
-        return [Report(failover.done(self.job, self.stream, now_ns))]
+        return [] if failover is None else [Report(failover.done(self.job, self.stream, now_ns))]
 
     def on_link_lost(self, epoch: int, message: str, now_ns: int) -> Effects:
         """The link broke, or could not be made."""
@@ -366,10 +366,9 @@ class StreamSender:
             case SenderState.WAITING:
                 return self._retry_ns
             case SenderState.OPENING | SenderState.OPEN:
-                silent = self._heard_ns + self.limits.silence_ns
+                silent = min(self._heard_ns + self.limits.silence_ns, self._got_on_ns + self.limits.stall_ns)
                 told = self._flushed is not None and self._flushed.upto == self.window.end
                 waits = told and self.state is SenderState.OPEN
-                silent = min(silent, self._got_on_ns + self.limits.stall_ns)
                 return min(silent, self._flushed_ns + self.limits.flush_repeat_ns) if waits else silent
             case _:
                 return _NEVER_NS

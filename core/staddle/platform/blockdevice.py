@@ -98,10 +98,10 @@ def _unescaped(text: str) -> str:
 
 
 def _lines(path: str) -> list[str]:
-    """Of a file of /proc or /sys; none if the kernel has no such file."""
+    """Of a file of /proc or /sys; none if there is no such file. A name may hold other ends of lines."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().splitlines()
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return [line for line in file.read().split("\n") if line]
     except OSError:
         return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import sys
@@ -12,6 +13,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
+_GROWN_BYTES = 32 << 20
 _LOOK_S = 0.5
 _THREAD = "memory"
 
@@ -52,10 +54,14 @@ def trim_above(limit_bytes: int) -> None:
 
 
 def _watch(trim: ctypes._NamedFuncPointer, limit_bytes: int) -> None:
+    above_bytes = limit_bytes
     while True:
         time.sleep(_LOOK_S)
-        if resident_bytes() > limit_bytes:
-            trim(0)
+        with contextlib.suppress(OSError):  # no descriptor is free just now
+            if resident_bytes() > above_bytes:
+                trim(0)
+                # What is left is in use: to look through it again and again would give nothing.
+                above_bytes = max(limit_bytes, resident_bytes() + _GROWN_BYTES)
 
 
 def resident_bytes() -> int:

@@ -33,8 +33,11 @@ def forget(process: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def interrupted_later() -> Iterator[None]:
     """A Ctrl-C in the body raises KeyboardInterrupt after it: a process that is started is known then."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # there it does not come
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) in {
+        signal.SIG_IGN,
+        None,
+    }:
+        yield  # there it does not come; nor where a script's background job ignores it
         return
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))

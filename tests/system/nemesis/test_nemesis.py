@@ -157,7 +157,7 @@ class Nemesis:
         if self.could_not_open(running, plan):
             return None
         # One agent and one medium are whole, and the manager comes back: only a beginning may be refused.
-        assert code in (0, 3, 5), f"exit {code}: {errors[-3000:]}"
+        assert code in (0, 3, 5), f"exit {code}: {errors[-3000:]} {running.lines[-3:]}"
         if code == 5:
             print(f"  not whole: exit {code}: {errors.strip().splitlines()[-1:]}")
             return None

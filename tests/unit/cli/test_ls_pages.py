@@ -46,8 +46,9 @@ def test_an_empty_directory_is_an_empty_document(manager):
     assert invoke("ls", "1", "/d")[1] == ""
 
 
-def test_a_manager_that_knows_no_pages_is_asked_twice_at_most(manager, monkeypatch):
+def test_a_manager_that_knows_no_pages_is_asked_twice_at_most_and_shown_once(manager, monkeypatch):
     monkeypatch.setattr(browse, "_PAGE_ROWS", 5)
     manager.answers["catalog.ls"] = Rows(ENTRY, [entry(b"/d/" + name) for name in NAMES])
-    invoke("ls", "1", "/d", "--json")
+    _, out, _ = invoke("ls", "1", "/d", "--json")
     assert len(manager.requests) <= 2
+    assert [each["path"] for each in json.loads(out)] == ["/d/" + name.decode() for name in NAMES]

@@ -1,16 +1,19 @@
 """An agent that answers a reader with anything but what was backed up is found out, and gone round."""
 
+import asyncio
+
 import msgspec
 import numpy as np
 import pytest
 from blake3 import blake3
 
 from staddle.client import reader
+from staddle.client.agents import AgentLinks
 from staddle.client.reader import BackupReader
 from staddle.data.manifest import ZERO_REGION, decode, encode
 from staddle.errors import Corrupt
 from staddle.wire.ops.data import READ_CHUNKS, READ_MANIFEST
-from staddle.wire.ops.reading import ManifestRef
+from staddle.wire.ops.reading import AgentRef, ManifestRef
 
 from .kit import FakeGrid, below, picture, restored, run, store
 
@@ -132,3 +135,35 @@ def test_what_an_earlier_release_has_committed_is_read_without_a_digest(tree, tm
     stored, _ = store(tree)
     outcome = restored(stored, tmp_path / "to", grid=FakeGrid(stored))
     assert outcome.warnings == outcome.lost == []
+
+
+def test_an_agent_whose_answer_was_wrong_rests_though_others_of_its_answers_are_under_way():
+    class Slow:
+        error = None
+
+        def __init__(self):
+            self.go = asyncio.Event()
+
+        async def request(self, *_args, **_options):
+            await self.go.wait()
+
+        async def close(self, _limit_s):
+            pass
+
+    class Grid:
+        async def dial(self, _agent, _urls):
+            return made
+
+    async def order():
+        links = AgentLinks(Grid(), [AgentRef("a", []), AgentRef("b", [])])
+        asked = asyncio.create_task(links.ask("a", READ_CHUNKS, None, timeout_s=1.0))
+        await asyncio.sleep(0)
+        links.distrust("a")
+        made.go.set()
+        await asked
+        found = links.order()
+        await links.close()
+        return found
+
+    made = Slow()
+    assert run(order()) == ["b", "a"]

@@ -1,6 +1,8 @@
 """Taking over the job of a killed client: who may, and what is left to be done."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -51,6 +53,22 @@ def test_the_job_of_a_killed_process_is_claimed_by_the_same_command_only(tmp_pat
     assert (same.earlier, same.request) == (True, first.request)
     other.close()
     same.close()
+
+
+def test_a_set_names_the_same_job_in_every_process():
+    code = "from staddle.client.resume import _packed as p; print(p([frozenset([b'a', b'b', b'c', b'd'])]))"
+    packed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(packed) == 1
 
 
 def test_a_pattern_that_is_no_text_names_a_job_as_well(tmp_path):

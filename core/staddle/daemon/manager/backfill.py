@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 
+from staddle.api.catalog import Record
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.presence import Presence
@@ -27,6 +28,13 @@ class Backfill:
         self._presence = presence
         self._catalog = catalog
         self._whole: set[int] = set()
+        manager.subscribe(self._on_records)
+
+    def _on_records(self, records: list[Record]) -> None:
+        """A rebuild may bring more of a backup than was known of it."""
+        self._whole.difference_update(
+            record.args["backup"] for record in records if record.op == "backup_imported"
+        )
 
     async def step(self) -> None:
         """Bring in what is missing of backups whose jobs have ended; what can't be read now, later."""

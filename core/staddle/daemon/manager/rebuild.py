@@ -16,7 +16,7 @@ from staddle.daemon.manager.listing import listed
 from staddle.daemon.manager.presence import Presence
 from staddle.data import manifest as manifest_format
 from staddle.data.crypto import DomainKeys, digest
-from staddle.data.manifest import EntryFlag, EntryType, Manifest
+from staddle.data.manifest import EntryFlag, EntryType, Manifest, ManifestHead
 from staddle.data.seal import decode_journal, decode_seal
 from staddle.engine import ops
 from staddle.engine.found import FoundBad, FoundContainer, FoundManifest, FoundSeal
@@ -26,11 +26,12 @@ from staddle.engine.importing import (
     decide_unread,
     manifests_found_again,
 )
+from staddle.engine.jobs import STREAMS_MAX
 from staddle.engine.messages import CopyOf, StreamEndOf
 from staddle.engine.rebuild import plan_rebuild
 from staddle.engine.state import GridState
 from staddle.engine.tables import BackupState, MediumStatus
-from staddle.errors import Locked, StaddleError, Unavailable
+from staddle.errors import Corrupt, Locked, StaddleError, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.admin import REBUILD_CATALOG, Rebuilt
 from staddle.wire.ops.base import register
@@ -145,6 +146,7 @@ class Rebuilder:
             )
 
     async def _run(self) -> Rebuilt:
+        state = self._manager.state
         media = await self._read_media()
         missing, found = media.missing, media.found
         pruned = await self._pruned(found[Kind.JOURNAL], missing)
@@ -163,7 +165,7 @@ class Rebuilder:
             for item_id, each in found[Kind.CONTAINER].items()
         ]
         plan = plan_rebuild(
-            self._manager.state,
+            state,
             containers=containers,
             manifests=manifests,
             seals=seals,
@@ -171,10 +173,16 @@ class Rebuilder:
             bad=[item for item in media.bad.values() if item.id not in plains],
             unread=media.unread,
         )
+        # Objects come before the backups that need them: nothing is deleted until all of it is logged.
+        await self._manager.change(decide_unread, [*state.unread, *state.media])
         missing += plan.findings + await self._log(plan.ops)
+        for number in sorted(pruned & state.backups.keys()):
+            if state.backups[number].state is not BackupState.PRUNED:
+                missing.append(
+                    f"backup {number} is there, though a journal says that one of this number was pruned"
+                )
         self._adoption.rebuilt()
         await self._ingest_all(plains, missing)
-        state = self._manager.state
         kinds = [item.kind for item in state.objects.values()]
         return Rebuilt(
             backups=len(state.backups),
@@ -326,6 +334,7 @@ class Rebuilder:
             try:
                 plain = await self._plain(each)
                 manifest = await asyncio.to_thread(manifest_format.decode, plain)
+                _check_head(manifest.head)
                 plain_digest = await asyncio.to_thread(digest, [plain])
             except StaddleError as error:
                 media.missing.append(f"manifest {item_id.hex()}: {error}")
@@ -346,6 +355,12 @@ def _shortened(missing: list[str]) -> list[str]:
 
 def _these(_: GridState, planned: list[ops.Op]) -> list[ops.Op]:
     return planned
+
+
+def _check_head(head: ManifestHead) -> None:
+    """Each agent can write manifests: places that no job had would be filled up to. Raises Corrupt."""
+    if not (0 <= head.stream < STREAMS_MAX and 0 <= head.ordinal < 2**31):
+        raise Corrupt(f"segment {head.ordinal} of stream {head.stream} can't be")
 
 
 def _found_manifest(item_id: bytes, each: _Found, manifest: Manifest, plain_digest: bytes) -> FoundManifest:
