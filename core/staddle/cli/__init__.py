@@ -63,9 +63,11 @@ class LazyGroup(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does, but an interruption is ours to tell."""
+        """As click does, but an interruption is ours to tell, and so is a broken connection."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # not of our own output (`streams`): click would end without a word
+            raise from_bug(error) from error
         except KeyboardInterrupt:
             if sys.stderr.isatty():
                 click.echo(err=True)  # the terminal has shown ^C
