@@ -81,6 +81,8 @@ def _check_name(name: str) -> None:
 
 
 async def _run(grid: GridConnection, options: BackupOptions, progress: Progress) -> Summary:
+    import asyncio
+
     from staddle.client.backup import Backup
     from staddle.client.progress import PreScan
 
@@ -88,7 +90,8 @@ async def _run(grid: GridConnection, options: BackupOptions, progress: Progress)
         if progress.has_bar:
             say(f"job {job}, backup {number}", err=True)
 
-    running = Backup(grid, options, progress.tally, on_job)
+    # In a thread: it looks at every path that is named, and a list may name millions.
+    running = await asyncio.to_thread(Backup, grid, options, progress.tally, on_job)
     ahead = PreScan(running.input.sizes(), progress) if progress.has_bar else None
     try:
         async with progress.running():

@@ -144,7 +144,7 @@ class Backup:
     async def run(self) -> Summary:
         """To the end. Raises StaddleError when the job failed or was cancelled."""
         started = time.monotonic()
-        self.input.check()
+        await asyncio.to_thread(self.input.check)
         what = [self.input.roots, self.input.key, self._options] if self.input.resumable else None
         claim = await asyncio.to_thread(Claim, self._grid.settings, what)
         try:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -46,6 +47,7 @@ class Greeter:
         self._media_pool = ThreadPoolExecutor(max(len(context.media.names), 1), thread_name_prefix="label")
         self._with_keyring: set[str] = set()
         self._said: dict[str, str] = {}
+        self._opening = threading.Lock()
         self.greeted = asyncio.Event()
 
     def serves_at(self, urls: Iterable[str]) -> None:
@@ -184,6 +186,10 @@ class Greeter:
 
     def _open_libraries(self) -> None:
         """What is not open yet, and the owner map of what is. Nothing to do is the usual case."""
+        with self._opening:  # it is called on every greeting, too: a library can be opened once
+            self._open_each()
+
+    def _open_each(self) -> None:
         context = self._context
         role = context.role
         for domain in role.domains:
