@@ -36,6 +36,8 @@ from staddle.wire.ops.jobs import (
 MANAGER_PATIENCE_S = 600.0
 """How long a job waits for a manager that is away."""
 SEAL_TIMEOUT_S = 120.0
+GIVE_UP_S = 5.0
+"""For telling the manager that a job is given up; else its lease runs out."""
 STREAMS_MAX = 16
 _USABLE_BATCH = 4096
 
@@ -153,8 +155,7 @@ class Backup:
             claim.close()
 
     async def _run(self, claim: Claim, started: float) -> Summary:
-        opened = await self._create(claim)
-        self._job = opened.created.job
+        opened = await self._created(claim)
         if self._on_job is not None:
             self._on_job(self._job, opened.created.backup)
         try:
@@ -168,6 +169,19 @@ class Backup:
             await self._give_up(error)
             raise
         return self._summary(opened, finished, time.monotonic() - started)
+
+    async def _created(self, claim: Claim) -> JobOpened:
+        """The job. One that comes about though its creation was interrupted is cancelled, as any other."""
+        creating = asyncio.create_task(self._create(claim))
+        try:
+            opened = await asyncio.shield(creating)
+        except asyncio.CancelledError as interrupted:
+            with contextlib.suppress(StaddleError, TimeoutError):
+                self._job = (await asyncio.wait_for(creating, GIVE_UP_S)).created.job
+                await self._give_up(interrupted)
+            raise
+        self._job = opened.created.job
+        return opened
 
     async def _create(self, claim: Claim) -> JobOpened:
         """The job: a new one, or that of a process that was killed, if it still runs."""
@@ -268,7 +282,7 @@ class Backup:
         inner = unwrap(error)
         reason = "cancelled by the user" if isinstance(inner, Cancelled) else str(inner)
         with contextlib.suppress(StaddleError, TimeoutError):
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(GIVE_UP_S):
                 await self._grid.manager.call(CANCEL_JOB, CancelJob(job=self._job, reason=reason))
 
     def _summary(self, opened: JobOpened, finished: Finished, duration_s: float) -> Summary:

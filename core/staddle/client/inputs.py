@@ -105,10 +105,10 @@ class Trees:
         walk = Scan(self._tops, self._excludes, self._tally.warn, self._rules)
         self.left_out = walk.left_out
         source = Source(base, self._tally)
+        left = iter(walk) if taken is None else taken.left(iter(walk), source)
+        units = Units(source.in_order(left) if streams > 1 else left)
         if taken is None:
-            units = Units(iter(walk))
             return source, [source.records(units) for _ in range(streams)]
-        units = Units(taken.left(iter(walk), source))
         return source, [taken.records(stream, source, units) for stream in range(streams)]
 
 

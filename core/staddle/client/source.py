@@ -49,6 +49,16 @@ class Source:
         for unit in units:
             yield from self._unit(unit)
 
+    def in_order(self, founds: Iterator[Found]) -> Iterator[Found]:
+        """Of a scan that several streams share: which name of a file has its content is its order's choice.
+
+        Else the fastest stream would decide, and the next backup, which decides otherwise, read it again.
+        """
+        for found in founds:
+            if found.status.st_nlink > 1 and not stat.S_ISDIR(found.status.st_mode):
+                self._links.first(found)
+            yield found
+
     def remake(self, dropped: list[Record], bad: list[bytes]) -> Iterator[Record]:
         """The same input again, without referring to `bad`: unchanged rows there are read now."""
         if WHOLE_BASE in bad:

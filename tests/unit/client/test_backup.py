@@ -4,10 +4,12 @@ import asyncio
 import os
 from types import SimpleNamespace
 
+import pytest
+
 from staddle.client.backup import Backup, BackupOptions
 from staddle.client.base import BaseIndex
 from staddle.client.units import Tally
-from staddle.wire.ops.jobs import CREATE_JOB, FINISH_JOB, RENEW_JOB, Finished
+from staddle.wire.ops.jobs import CANCEL_JOB, CREATE_JOB, FINISH_JOB, RENEW_JOB, Finished
 
 from .kit import run
 
@@ -46,5 +48,39 @@ def test_the_lease_is_renewed_while_the_base_is_read(tmp_path):
         options = BackupOptions(paths=[os.fsencode(tmp_path)], name="n")
         summary = await Slow(grid, options, Tally()).run()
         assert summary.state == "complete"
+
+    run(work())
+
+
+def test_a_job_that_was_being_made_is_cancelled_when_its_backup_is_interrupted(tmp_path):
+    class Slow(Manager):
+        """Makes the job at once, and says so later."""
+
+        def __init__(self):
+            super().__init__()
+            self.asked, self.may_answer, self.cancelled = asyncio.Event(), asyncio.Event(), []
+
+        async def call_patiently(self, operation, request, **words):
+            self.asked.set()
+            await self.may_answer.wait()
+            return await super().call_patiently(operation, request, **words)
+
+        async def call(self, operation, request, **_):
+            assert operation is CANCEL_JOB
+            self.cancelled.append(request.job)
+
+    async def work():
+        manager = Slow()
+        settings = SimpleNamespace(host="h", grid=b"", state_dir="")
+        grid = SimpleNamespace(manager=manager, settings=settings, dial=None)
+        options = BackupOptions(paths=[os.fsencode(tmp_path)], name="n")
+        running = asyncio.create_task(Backup(grid, options, Tally()).run())
+        await manager.asked.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        manager.may_answer.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert manager.cancelled == [1]
 
     run(work())

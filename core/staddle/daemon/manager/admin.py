@@ -117,7 +117,8 @@ class AdminDesk:
     def _to_be_done(self, medium: str) -> str:
         """What an administrator should know of a medium that is well."""
         state = self._manager.state
-        if medium in unread_media(self._manager):
+        up = medium in state.media and state.media[medium].state is MediumStatus.UP
+        if up and medium in unread_media(self._manager):
             return "it holds what the log does not know: `staddle catalog rebuild` reads it in"
         if medium not in state.media or any(medium in pool.media for pool in state.pools.values()):
             return ""
