@@ -182,13 +182,13 @@ class ObjectDesk:
     def _salvaged(self, item: VerifyObject) -> Buffer:
         if not 0 < item.size_bytes <= OBJECT_BYTES_MAX:
             raise Corrupt(f"{item.name}: {item.size_bytes} bytes are too many")
-        volume = self._media.volume(item.medium)
-        there = volume.stat(item.name, self._media.deadline(item.medium)).size_bytes
+        volume, deadline = self._media.volume(item.medium), self._media.deadline(item.medium)
+        there = volume.stat(item.name, deadline).size_bytes
         data = bytearray(item.size_bytes)
         for at in range(0, min(there, item.size_bytes), SALVAGE_BYTES):
             length = min(SALVAGE_BYTES, there - at, item.size_bytes - at)
             with contextlib.suppress(Corrupt):  # another copy may have it
-                data[at : at + length] = volume.get(item.name, at, length, self._media.deadline(item.medium))
+                data[at : at + length] = volume.get(item.name, at, length, deadline)
         return data
 
     def _put_named(self, medium: str, name: str, blob: Buffer) -> None:

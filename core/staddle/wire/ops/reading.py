@@ -29,7 +29,7 @@ class ManifestRef(msgspec.Struct, frozen=True, array_like=True):
     """A manifest of a backup, in the order of (stream, ordinal).
 
     `plain_digest`: BLAKE3-256 of its plain bytes, which no agent can change after it was committed; empty
-    where it is not known (committed by an earlier release, or found by a rebuild).
+    where it is not known: committed under an earlier release.
     """
 
     id: bytes
