@@ -231,10 +231,10 @@ def random_leaf(rng: random.Random) -> Node:
 
 
 def encode(tree: Node, liar: random.Random | None = None) -> bytes:
-    """Msgpack of a tree. A `liar` puts a wrong length somewhere."""
+    """Msgpack of a tree, as much of it as an input may have. A `liar` puts a wrong length somewhere."""
     out = bytearray()
     stack = [tree]
-    while stack:
+    while stack and len(out) < INPUT_BYTES_MAX:  # what was multiplied several times would fill the memory
         node = stack.pop()
         out += _head(node, liar)
         if node.kind in {"seq", "map"}:

@@ -11,7 +11,7 @@ import pytest
 from engines import judge, run_mutator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutate import NotMsgpack, encode, mutate, parse
+from mutate import INPUT_BYTES_MAX, Node, NotMsgpack, encode, mutate, parse
 from targets import all_targets
 
 TARGETS = all_targets()
@@ -84,6 +84,13 @@ def test_any_value_in_msgpack_is_taken_as_documented(name, value, prefix):
 def test_the_tree_of_the_mutator_keeps_msgpack_as_it_is(value):
     packed = msgspec.msgpack.encode(value)
     assert msgspec.msgpack.decode(encode(parse(packed))) == msgspec.msgpack.decode(packed)
+
+
+def test_what_is_multiplied_again_and_again_is_cut_before_it_fills_the_memory():
+    tree = Node("bin", bytes(100))
+    for _ in range(6):
+        tree = Node("seq", [tree] * 200)
+    assert INPUT_BYTES_MAX <= len(encode(tree)) < INPUT_BYTES_MAX + 200
 
 
 @given(data=st.binary(max_size=60))

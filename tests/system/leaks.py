@@ -1,6 +1,7 @@
 """What a grid may not leave behind: processes, descriptors, threads, temporary files. Linux counts them."""
 
 import collections
+import contextlib
 import os
 import sys
 import time
@@ -144,3 +145,12 @@ def of_home(home):
         for name in os.listdir("/proc")
         if name.isdigit() and home in command(name) and "daemon" in command(name) and process.alive(int(name))
     ]
+
+
+def peak_bytes(pids):
+    """The most memory that any of some processes has had; 0 where there is no /proc."""
+    found = [0]
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/status", encoding="ascii") as file:
+            found += [int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM")]
+    return max(found)

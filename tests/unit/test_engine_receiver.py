@@ -1,9 +1,9 @@
 """The receiver, event by event, and both back to back."""
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamends import Rec, ticket
 
 from staddle.engine.effects import (
     Accept,
@@ -27,7 +27,6 @@ from staddle.engine.messages import (
     Short,
     Stale,
     StoredObject,
-    Ticket,
 )
 from staddle.engine.receiver import Failure, ReceiverLimits, Stored, StreamReceiver, blame
 from staddle.engine.sender import SenderState, StreamSender
@@ -36,33 +35,6 @@ from staddle.errors import DeadlineExceeded, MediumFailed, MediumFull, StaddleEr
 
 LIMITS = SenderLimits(window_bytes_max=4, silence_ns=100, ask_repeat_ns=50, flush_repeat_ns=30)
 PATIENCE = ReceiverLimits(segment_age_ns=1000, commit_repeat_ns=20, progress_ns=10)
-
-
-class Rec:
-    def __init__(self, size=1):
-        self.size = size
-
-
-def ticket(**changes):
-    made = Ticket(
-        grid=b"g" * 16,
-        job=1,
-        stream=0,
-        epoch=10,
-        manager_epoch=1,
-        agent="a",
-        agent_urls=["mem://a"],
-        media=["m", "n"],
-        next_seq=0,
-        backup=1,
-        client="c",
-        name="x",
-        pool="p",
-        domain="d",
-        min_copies=1,
-        segment_bytes=3,
-    )
-    return msgspec.structs.replace(made, **changes)
 
 
 def opened(**changes):

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from streamends import Rec, ticket
 
 from staddle.engine.effects import (
     AskAssign,
@@ -24,7 +25,6 @@ from staddle.engine.messages import (
     PathFailed,
     Progress,
     Refused,
-    Ticket,
     Wait,
 )
 from staddle.engine.receiver import ReceiverLimits
@@ -33,33 +33,6 @@ from staddle.engine.window import SenderLimits
 
 LIMITS = SenderLimits(window_bytes_max=4, silence_ns=100, ask_repeat_ns=50, flush_repeat_ns=30)
 PATIENCE = ReceiverLimits(segment_age_ns=1000, commit_repeat_ns=20, progress_ns=10)
-
-
-class Rec:
-    def __init__(self, size=1):
-        self.size = size
-
-
-def ticket(**changes):
-    made = Ticket(
-        grid=b"g" * 16,
-        job=1,
-        stream=0,
-        epoch=10,
-        manager_epoch=1,
-        agent="a",
-        agent_urls=["mem://a"],
-        media=["m", "n"],
-        next_seq=0,
-        backup=1,
-        client="c",
-        name="x",
-        pool="p",
-        domain="d",
-        min_copies=1,
-        segment_bytes=3,
-    )
-    return msgspec.structs.replace(made, **changes)
 
 
 def opened(limits=LIMITS, **changes):

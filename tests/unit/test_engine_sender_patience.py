@@ -4,6 +4,7 @@ import itertools
 
 import msgspec
 import pytest
+from streamends import Rec, ticket
 
 from staddle.engine.effects import AskAssign, Failed
 from staddle.engine.messages import (
@@ -15,34 +16,11 @@ from staddle.engine.messages import (
     PathFailed,
     Progress,
     Refused,
-    Ticket,
 )
 from staddle.engine.sender import SenderState, StreamSender
 from staddle.engine.window import Fruitless, SenderLimits
 
 LIMITS = SenderLimits(window_bytes_max=8, silence_ns=100, stall_ns=1000)
-TICKET = Ticket(
-    grid=b"g" * 16,
-    job=1,
-    stream=0,
-    epoch=1,
-    manager_epoch=1,
-    agent="a",
-    agent_urls=["mem://a"],
-    media=["m", "n"],
-    next_seq=0,
-    backup=1,
-    client="c",
-    name="x",
-    pool="p",
-    domain="d",
-    min_copies=1,
-    segment_bytes=3,
-)
-
-
-class Rec:
-    size = 1
 
 
 def sending(*, records=4):
@@ -57,7 +35,7 @@ def sending(*, records=4):
 
 
 def assigned(sender, epoch, now, **changes):
-    effects = sender.on_assigned(msgspec.structs.replace(TICKET, epoch=epoch, **changes), now)
+    effects = sender.on_assigned(ticket(epoch=epoch, **changes), now)
     sender.on_message(Opened(epoch=epoch, next_seq=0), now)
     return effects
 
@@ -173,7 +151,7 @@ def test_an_acknowledgement_that_was_a_lie_is_found_out_before_the_stream_is_clo
     sender.on_message(Durable(epoch=1, upto=4), 2)
     assert sender.state is SenderState.CLOSING
     sender.on_stale(3)
-    [_, failed] = sender.on_assigned(msgspec.structs.replace(TICKET, epoch=2), 4)
+    [_, failed] = sender.on_assigned(ticket(epoch=2), 4)
     assert isinstance(failed, Failed)
     assert "acknowledged what was never committed" in failed.message
 

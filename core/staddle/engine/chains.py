@@ -25,12 +25,10 @@ class Chain(msgspec.Struct, kw_only=True):
     Attributes:
         found: manifests that were read.
         lost: segments whose manifest is known by name, and whole nowhere.
-        unknown: how many more segments there must have been, of which not even a name is left.
     """
 
     found: list[FoundManifest] = []
     lost: list[SegmentImport] = []
-    unknown: int = 0
 
 
 class Chains:
@@ -55,23 +53,20 @@ class Chains:
         """From the manifest with this name, which is number `ordinal` of its stream, to number 0."""
         found: list[FoundManifest] = []
         lost: dict[int, tuple[bytes, bytes]] = {}
-        unknown = 0
         while ordinal >= 0:
             item = self._named(place, manifest, digest, ordinal)
             if item is None and manifest:
                 lost[ordinal] = manifest, digest
             elif item is None:
-                nearest = self._at_or_below(place, ordinal)  # whoever wrote it may have made up its number
-                unknown, ordinal = unknown + ordinal - nearest, nearest
+                ordinal = self._at_or_below(place, ordinal)  # whoever wrote it may have made up its number
                 item = self._placed(place, ordinal, found[-1] if found else None)
-                unknown += item is None and ordinal >= 0
             manifest, digest = (item.previous_manifest, item.previous_digest) if item else (b"", b"")
             if item is not None:
                 found.append(item)
             ordinal -= 1
         found.reverse()
         rows = [_lost_row(place[1], at, *lost[at], found) for at in sorted(lost)]
-        return Chain(found=found, lost=rows, unknown=unknown)
+        return Chain(found=found, lost=rows)
 
     def _named(self, place: Place, manifest: bytes, digest: bytes, ordinal: int) -> FoundManifest | None:
         item = self._by_id.get(manifest)

@@ -11,6 +11,7 @@ import time
 import pytest
 from blake3 import blake3
 from falseagent import SAID, FalseAgent
+from leaks import peak_bytes
 from unusual import only_in_soak
 
 from staddle.demo.compare import differences
@@ -92,14 +93,6 @@ class Scene:
         )
 
 
-def rss_bytes(pids):
-    found = [0]
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/status", encoding="ascii") as file:
-            found += [int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM")]
-    return max(found)
-
-
 def in_its_place(scene, work):
     """Run `work(false agent)` and see that everybody else lives on."""
     pids = {part: scene.grid.pids(part) for part in ("manager", f"agent-{scene.honest}")}
@@ -112,8 +105,8 @@ def in_its_place(scene, work):
     asyncio.run(play())
     for part, known in pids.items():
         assert scene.grid.pids(part) == known, f"{part} was started again"
-        print(part, rss_bytes(known) >> 20, "MiB at most")
-        assert rss_bytes(known) < RSS_BYTES_MAX[part.partition("-")[0]]
+        print(part, peak_bytes(known) >> 20, "MiB at most")
+        assert peak_bytes(known) < RSS_BYTES_MAX[part.partition("-")[0]]
 
 
 async def backed_up(scene, false, lie):

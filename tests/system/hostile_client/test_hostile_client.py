@@ -8,6 +8,7 @@ import shutil
 
 import msgspec
 import pytest
+from leaks import peak_bytes
 
 from staddle.config import load
 from staddle.demo.compare import differences
@@ -39,15 +40,6 @@ LOG_BYTES_MAX = 64 << 20
 SILENT = 400
 LINKS = 12
 HANGS = "*a" * 30 + "b"
-
-
-def rss_bytes(pids):
-    """Resident memory of some processes, the largest of them; 0 where there is no /proc."""
-    found = [0]
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/status", encoding="ascii") as file:
-            found += [int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM")]
-    return max(found)
 
 
 class Attacker:
@@ -204,7 +196,7 @@ def test_a_hostile_client_keeps_nobody_from_his_backup(tmp_path, seed):
         print("what came back:", sorted(codes))
         assert {"BAD_REQUEST", "DENIED", "UNKNOWN_OP"} <= codes
         for part, most in RSS_BYTES_MAX.items():
-            peak = rss_bytes(pids[part])
+            peak = peak_bytes(pids[part])
             print(part, peak >> 20, "MiB at most")
             assert home.pids(part) == pids[part], f"{part} was started again"
             assert peak < most

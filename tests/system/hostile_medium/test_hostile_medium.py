@@ -7,6 +7,7 @@ import random
 import shutil
 
 import pytest
+from leaks import peak_bytes
 from unusual import only_in_soak
 
 from staddle.demo.compare import differences
@@ -134,15 +135,6 @@ def hostile(where, seed):
             raise
 
 
-def rss_bytes(pids):
-    """Resident memory of some processes, the largest of them; 0 where there is no /proc."""
-    found = [0]
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/status", encoding="ascii") as file:
-            found += [int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM")]
-    return max(found)
-
-
 def play(where, seed, lies):
     """Under each lie a backup and two restores; all processes live on, and in the end all is whole."""
     with hostile(where, seed) as scene:
@@ -161,9 +153,9 @@ def play(where, seed, lies):
             scene.order()
             for part, known in pids.items():
                 assert scene.grid.pids(part) == known, f"{op} {lie}: {part} was started again"
-                assert rss_bytes(known) < RSS_BYTES_MAX[part], f"{op} {lie}: {part}"
+                assert peak_bytes(known) < RSS_BYTES_MAX[part], f"{op} {lie}: {part}"
         scene.up()
-        print({part: rss_bytes(known) >> 20 for part, known in pids.items()}, "MiB at most")
+        print({part: peak_bytes(known) >> 20 for part, known in pids.items()}, "MiB at most")
         said = scene.logs()
         assert "m1" in said
         assert len(said) < LOG_BYTES_MAX
