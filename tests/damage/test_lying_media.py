@@ -131,7 +131,7 @@ def test_where_all_media_lie_no_byte_is_given_and_every_check_says_so(tmp_path, 
                 assert all(each.problem for each in found) or (kind, mode) == ("c0", "flipped")
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            assert peak < 300 << 20, f"{peak >> 20} MiB"
+            assert peak < 200 << 20, f"{peak >> 20} MiB"
             await link.close()
 
     asyncio.run(main())

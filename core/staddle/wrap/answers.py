@@ -66,12 +66,14 @@ def sound_error(medium: str, op: str, error: BaseException) -> StaddleError:
             return error
     except BaseException:  # noqa: BLE001, S110 - properties of a foreign class may raise anything
         pass
-    return MediumFailed(
+    sound = MediumFailed(
         f"{op} on medium {medium}: the driver raised {_described(error)}",
         code="DRIVER_ERROR",
         outcome="in_doubt",
         hint="report it to the plugin's author",
     )
+    sound.__cause__ = error
+    return sound
 
 
 def _is_sound(error: StaddleError) -> bool:
@@ -108,6 +110,7 @@ def checked_bytes(medium: str, name: str, data: Any, length: int) -> bytes:
         raise lies(medium, f"get of {name} gave {_kind(data)}, no bytes")
     size = memoryview(data).nbytes
     if size != length:
+        del data  # an error lives longer than its call, and its traceback has this frame
         raise Corrupt(f"{name} on medium {medium}: it gave {size} bytes instead of {length}")
     return data if type(data) is bytes else bytes(data)
 

@@ -83,11 +83,9 @@ class _Chain:
                 return driver()
             # SystemExit too: the call runs in a thread, and no driver ends the agent. What stops the process
             # comes to the main thread, never here.
-            except BaseException as error:
-                sound = answers.sound_error(self.name, call.op, error)
-                if sound is error:
-                    raise
-                raise sound from error
+            except BaseException as error:  # noqa: BLE001 - it is raised again, made sound
+                # In no variable: its traceback has this frame, and such a circle keeps the driver's buffers.
+                raise answers.sound_error(self.name, call.op, error)  # noqa: B904 - it has its cause
 
         make: Callable[[], T] = innermost
         for layer in reversed(self.layers):
