@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from staddle.api.types import Lease
 from staddle.daemon.manager import main
 from staddle.engine.lease import LeaseLapsed, ManagerLease
 from staddle.errors import Fenced
@@ -62,3 +63,33 @@ def test_a_lost_log_begins_again_above_what_agents_know_and_not_for_ever(monkeyp
         run(monkeypatch, main.Outrun(5, 1, renewable=False), None)
     with pytest.raises(Fenced, match="ever higher"):
         run(monkeypatch, *[outrun] * main.TERMS_MAX)
+
+
+def test_a_renewal_that_fails_for_a_moment_is_tried_again(monkeypatch):
+    answers = iter([OSError(24, "Too many open files"), RuntimeError("can't start new thread"), None, None])
+
+    class Cluster:
+        def renew(self, lease):
+            answer = next(answers, Fenced("the end"))
+            if answer is not None:
+                raise answer
+
+    class Managing:
+        failed = None
+
+    async def play():
+        now_ns = main.lease_clock_ns()
+        held = ManagerLease(7, 10**12, 1)
+        held.renewed(now_ns)
+        until_ns = held.until_ns
+        managing = Managing()
+        managing.failed = asyncio.get_running_loop().create_future()
+        term = object.__new__(main.Term)
+        await term._renew(managing, Cluster(), Lease(name="manager", holder="1", epoch=7, ttl_s=1.0), held)
+        assert held.until_ns > until_ns
+        with pytest.raises(Fenced, match="the end"):
+            await managing.failed
+
+    monkeypatch.setattr(main, "RENEW_AGAIN_S", 0.01)
+    monkeypatch.setattr(main, "LEASE_TTL_S", 0.03)
+    asyncio.run(asyncio.wait_for(play(), 10))

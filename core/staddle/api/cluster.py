@@ -27,7 +27,7 @@ class ClusterManager(Protocol):
         """
 
     def renew(self, lease: Lease) -> Lease:
-        """Hold on. Raises Fenced if it is lost."""
+        """Hold on. Raises Fenced if it is lost, OSError if that can't be told now: it is tried again."""
 
     def release(self, lease: Lease) -> None:
         """Give it back. Idempotent."""

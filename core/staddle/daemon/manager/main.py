@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 LEASE_TTL_S = 15.0
 LEASE_MARGIN_S = 3.0
+RENEW_AGAIN_S = 1.0
 TICK_S = 0.5
 MARK_EVERY_S = 3.0
 COLLECT_EVERY_S = 60.0
@@ -92,6 +93,7 @@ class Term:
             core = ManagerCore(state, held, self.health)
             manager = Manager(self.settings, oplog, core, self.ids)
             renewing = asyncio.create_task(self._renew(manager, cluster, lease, held))
+            renewing.add_done_callback(manager.loop_ended)
             try:
                 await self._serve(manager)
             finally:
@@ -117,8 +119,9 @@ class Term:
     async def _renew(
         self, manager: Manager, cluster: ClusterManager, lease: Lease, held: ManagerLease
     ) -> None:
+        pause_s = LEASE_TTL_S / 3
         while True:
-            await asyncio.sleep(LEASE_TTL_S / 3)
+            await asyncio.sleep(pause_s)
             started_ns = lease_clock_ns()
             try:
                 await asyncio.to_thread(cluster.renew, lease)
@@ -127,7 +130,13 @@ class Term:
                 if not manager.failed.done():
                     manager.failed.set_exception(error)
                 return
-            held.renewed(started_ns)
+            except (OSError, RuntimeError) as error:
+                # No descriptor or thread left, a bad moment of the disk: the lease is ours until it runs out.
+                log.warning("epoch %d: the lease was not renewed, it is tried again: %s", lease.epoch, error)
+                pause_s = RENEW_AGAIN_S
+            else:
+                held.renewed(started_ns)
+                pause_s = LEASE_TTL_S / 3
 
     async def _serve(self, manager: Manager) -> None:
         state = manager.state
