@@ -77,8 +77,12 @@ class Greeter:
                 if await asyncio.to_thread(self._read_labels):
                     await self.on_connected(link)
                 await asyncio.to_thread(self._open_libraries)
-            except StaddleError as error:
+            except (StaddleError, OSError, RuntimeError) as error:  # no descriptor or thread left, too
                 log.info("no manager now: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            except Exception:
+                log.exception("the manager can't be greeted, it is tried again")
                 await asyncio.sleep(1.0)
                 continue
             with contextlib.suppress(TimeoutError):

@@ -71,9 +71,11 @@ class Publisher:
                     if library.refused and not await self._open_again(domain, library):
                         continue
                     await self._catch_up(domain, library)
-                except (StaddleError, OSError) as error:
+                except (StaddleError, OSError, RuntimeError) as error:
                     # A cache that lags costs space, which is found again later; no backup fails for it.
                     self._complain(domain, str(error))
+                except Exception:
+                    log.exception("fingerprint library of %s: it is not up to date", domain)
                 else:
                     self._due.pop(domain, None)
                     if self._said.pop(domain, None):

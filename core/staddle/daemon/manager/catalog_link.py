@@ -133,6 +133,9 @@ class CatalogLink:
                     continue
                 log.error("the catalog refused: %s", error)
                 await asyncio.sleep(1.0)
+            except Exception:
+                log.exception("the catalog can't be told, it is tried again")
+                await asyncio.sleep(1.0)
             if not self._pending and not self._manifests:
                 await self._wake.wait()
                 self._wake.clear()
@@ -145,8 +148,10 @@ class CatalogLink:
             await self._end_child()
             try:
                 await self._begin()
-            except StaddleError as error:
+            except (StaddleError, OSError, RuntimeError) as error:  # no descriptor or thread left, too
                 log.error("the catalog does not start: %s", error)
+            except Exception:
+                log.exception("the catalog does not start")
             else:
                 self.on_begun_again()
                 return

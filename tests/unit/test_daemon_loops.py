@@ -1,0 +1,105 @@
+"""The loops of the daemons outlive what goes wrong in them: one that ended in silence would never be missed."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from staddle.daemon.agent.greeter import Greeter
+from staddle.daemon.agent.publisher import Publisher
+from staddle.daemon.manager.catalog_link import CatalogLink
+from staddle.errors import Unavailable
+
+SCARCE = [OSError(24, "Too many open files"), RuntimeError("can't start new thread"), Unavailable("away")]
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """No pause takes longer than a turn of the loop."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda _: sleep(0))
+
+
+async def cancelled_after(work, met):
+    """Let a loop run until `met` is set, and end it."""
+    task = asyncio.create_task(work)
+    waiting = asyncio.create_task(met.wait())
+    await asyncio.wait({task, waiting}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert not task.done(), task
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert met.is_set()
+
+
+@pytest.mark.parametrize("error", [*SCARCE, ValueError("nobody had thought of it")])
+def test_the_catalog_is_fed_again_whatever_its_start_met(hasty, error):
+    async def play():
+        link, met, errors = (
+            object.__new__(CatalogLink),
+            asyncio.Event(),
+            iter([error, Unavailable("no"), None]),
+        )
+        link._link, link._child, link._pending, link._manifests = None, None, [], []
+
+        async def begin():
+            if (raised := next(errors, None)) is not None:
+                raise raised
+            link._link = object()
+
+        async def feed():
+            if link._link is None:
+                raise Unavailable("gone")
+            met.set()
+            await asyncio.Event().wait()
+
+        link._begin, link._feed_once, link.on_begun_again = begin, feed, lambda: None
+        await cancelled_after(link._feed(), met)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("error", [*SCARCE, ValueError("nobody had thought of it")])
+def test_an_agent_goes_on_greeting(hasty, error):
+    async def play():
+        met, errors = asyncio.Event(), iter([error])
+
+        class Context:
+            class manager:  # noqa: N801 - an attribute of that name
+                @staticmethod
+                async def link():
+                    for raised in errors:
+                        raise raised
+                    met.set()
+                    await asyncio.Event().wait()
+
+        greeter = object.__new__(Greeter)
+        greeter._context = Context
+        await cancelled_after(greeter.run(), met)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("error", [*SCARCE, ValueError("nobody had thought of it")])
+def test_a_library_that_can_not_be_told_keeps_none_from_being_told_later(error):
+    async def play():
+        met, errors = asyncio.Event(), iter([error])
+
+        class Context:
+            class library:  # noqa: N801 - an attribute of that name
+                refused = False
+
+            libraries = {"default": library}
+
+        async def catch_up(domain, library):
+            for raised in errors:
+                publisher.wake()
+                raise raised
+            met.set()
+
+        publisher = Publisher(Context, None, lambda: False)
+        publisher._catch_up = catch_up
+        publisher.wake()
+        await cancelled_after(publisher.run(), met)
+
+    asyncio.run(play())
