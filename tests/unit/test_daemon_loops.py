@@ -1,4 +1,4 @@
-"""The loops of the daemons outlive what goes wrong in them: one that ended in silence would never be missed."""
+"""The loops of the daemons outlive what goes wrong in them: nobody would miss one that ended in silence."""
 
 import asyncio
 import contextlib
@@ -85,11 +85,11 @@ def test_a_library_that_can_not_be_told_keeps_none_from_being_told_later(error):
     async def play():
         met, errors = asyncio.Event(), iter([error])
 
-        class Context:
-            class library:  # noqa: N801 - an attribute of that name
-                refused = False
+        class Library:
+            refused = False
 
-            libraries = {"default": library}
+        class Context:
+            libraries = {"default": Library}  # noqa: RUF012
 
         async def catch_up(domain, library):
             for raised in errors:
