@@ -31,6 +31,7 @@ PINS = ROOT / "pins.txt"
 
 PYTHON_MIN = (3, 11)
 CHECKS_AT_ONCE = 2
+TESTS_AT_ONCE = 4
 GRACE_S = 60.0  # what a child may take to clean up after Ctrl-C
 CHECK_S = 900.0
 INSTALL_S = 1500.0
@@ -249,12 +250,17 @@ def cmd_run(args: list[str]) -> int:
 
 
 def cmd_test(args: list[str]) -> int:
-    """Set up, check, then pytest: it lists what is left out, and its closing line is the last one."""
+    """Set up, check, then pytest: it lists what is left out, and its closing line is the last one.
+
+    All tests run in several processes, and whoever is done takes over from the others; a part, which is what
+    somebody looks at closely, runs in one.
+    """
     setup()
     if check_all():
         return 1
     os.environ["STADDLE_LEFT_OUT"] = json.dumps(left_out())
-    return run([PYTHON, "-m", "pytest", *args], cwd=ROOT)
+    workers = [f"--numprocesses={min(os.cpu_count() or 1, TESTS_AT_ONCE)}", "--dist=worksteal"]
+    return run([PYTHON, "-m", "pytest", *(args or workers)], cwd=ROOT)
 
 
 def cmd_check(args: list[str]) -> int:

@@ -1,5 +1,6 @@
 """What every test gets: a printed seed, calm hypothesis settings, and the list of what is left out."""
 
+import contextlib
 import json
 import os
 import random
@@ -62,6 +63,17 @@ def pytest_make_collect_report():
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where nothing may be: {report.longrepr}"
     return report
+
+
+def pytest_sessionfinish(session):
+    """In a process of several: tell the one that writes the summary. Each has collected all tests."""
+    with contextlib.suppress(AttributeError):
+        session.config.workeroutput["left_out"] = _left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(terminalreporter):
