@@ -87,6 +87,7 @@ def test_a_library_that_can_not_be_told_keeps_none_from_being_told_later(error):
 
         class Library:
             refused = False
+            damaged = staticmethod(tuple)
 
         class Context:
             libraries = {"default": Library}  # noqa: RUF012

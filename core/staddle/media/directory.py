@@ -19,12 +19,10 @@ from contextlib import suppress
 from staddle.api.media import Deadline, Mode, check_label
 from staddle.api.types import Capability, Health, Label, MediumState, Surety
 from staddle.errors import Conflict, MediumFailed, NotFound, StaddleError
+from staddle.media.directory_root import LABEL_BYTES_MAX, LABEL_NAME, Root
 from staddle.media.directory_volume import (
-    LABEL_BYTES_MAX,
-    LABEL_NAME,
     TMP_NAME,
     DirectoryVolume,
-    Root,
     free_space,
     temporary_path,
     write_temporary,

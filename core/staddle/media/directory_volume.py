@@ -15,14 +15,13 @@ from contextlib import suppress
 import blake3
 
 from staddle.api.checks import check_deadline, check_range, checked_name
-from staddle.api.media import Deadline, Mode, check_label
-from staddle.api.types import NAME_MAX, Buffer, Capacity, Durability, Label, ObjectInfo, Receipt
+from staddle.api.media import Deadline, Mode
+from staddle.api.types import NAME_MAX, Buffer, Capacity, Durability, ObjectInfo, Receipt
 from staddle.errors import Conflict, Corrupt, Denied, MediumFailed, NotFound
-from staddle.media.oserrors import translate
+from staddle.media.directory_root import Root
+from staddle.media.oserrors import is_read_fault, translate
 from staddle.platform.durable import FILES, datasync, fsync_dir, publish_no_replace
 
-LABEL_NAME = "staddle-volume.txt"
-LABEL_BYTES_MAX = 64 * 1024
 TMP_NAME = "tmp"
 
 STEP_BYTES = 4 << 20
@@ -36,43 +35,6 @@ RESERVE_BYTES = 256 << 20
 STALE_S = 86_400
 SWEEP_MAX = 10_000
 _HEX = frozenset("0123456789abcdef")
-
-
-class Root:
-    """The root of a volume, and the proof that it is still the one that was opened.
-
-    What a label's file is on its file system (device and inode) is remembered, so that the check is one
-    stat. If that changed, its text decides: a remounted share may number its files anew.
-    """
-
-    def __init__(self, path: str, label: Label) -> None:
-        """Args: path: the directory. label: the volume that it holds."""
-        self.path = path
-        self.label = label
-        self._label_path = os.path.join(path, LABEL_NAME)
-        self._identity: tuple[int, int] | None = None
-
-    def check(self) -> None:
-        """Make sure that the labelled volume is there. Raises MediumFailed."""
-        try:
-            seen = os.stat(self._label_path)
-            if (seen.st_dev, seen.st_ino) == self._identity:
-                return
-            with open(self._label_path, "rb") as file:
-                text = file.read(LABEL_BYTES_MAX)
-                seen = os.fstat(file.fileno())
-        except OSError as error:
-            raise MediumFailed(
-                f"{self.path} has lost its label: {error.strerror}",
-                code="LABEL_GONE",
-                hint="is it mounted, and at the configured path?",
-            ) from error
-        check_label(text, self.label, self.path)
-        self._identity = (seen.st_dev, seen.st_ino)
-
-    def at(self, name: str) -> str:
-        """The path of an object."""
-        return os.path.join(self.path, *name.split("/"))
 
 
 class DirectoryVolume:
@@ -306,7 +268,11 @@ class DirectoryVolume:
             except MediumFailed as failed:
                 return failed
             return NotFound(f"no object {name} on {self._root.path}")
-        return translate(error, f"{what} object {name} on {self._root.path}")
+        where = f"{what} object {name} on {self._root.path}"
+        if what != "list" and is_read_fault(error) and self._root.answers():
+            # The disk lives, so this object is lost on it: another copy is read, and this one made again.
+            return Corrupt(f"{where}: {error.strerror}", hint="look in the system's log for bad blocks")
+        return translate(error, where)
 
     def _make_directory(self, directory: str) -> None:
         """Make a directory and those above it; sync every name between it and the root, once per process."""

@@ -158,6 +158,7 @@ class DataProcess:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.publisher.stop()
         await self.streams.close()
         await asyncio.gather(*(server.close() for server in self._servers), return_exceptions=True)
         await self.context.manager.close()

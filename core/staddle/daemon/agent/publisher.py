@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.locator import Locator
+from staddle.daemon.agent.mending import Mender
 from staddle.dedup.library import Library
 from staddle.dedup.publication import Publication
 from staddle.errors import StaddleError
@@ -44,6 +45,7 @@ class Publisher:
         self._tries: OrderedDict[bytes, int] = OrderedDict()
         self._said: dict[str, str] = {}
         self._due: dict[str, tuple[float, float]] = {}
+        self._mender = Mender(context, self._publication)
 
     def wake(self) -> None:
         """Something was committed."""
@@ -71,6 +73,7 @@ class Publisher:
                     if library.refused and not await self._open_again(domain, library):
                         continue
                     await self._catch_up(domain, library)
+                    self._mender.look_at(domain, library)
                 except (StaddleError, OSError, RuntimeError) as error:
                     # A cache that lags costs space, which is found again later; no backup fails for it.
                     self._complain(domain, str(error))
@@ -83,6 +86,10 @@ class Publisher:
             for done in waiting:
                 if not done.done():
                     done.set_result(None)
+
+    async def stop(self) -> None:
+        """End what `run` has set off. After it was cancelled."""
+        await self._mender.stop()
 
     async def _open_again(self, domain: str, library: Library) -> bool:
         """A disk that was full or broken may be well again. False: it is too soon to look."""
