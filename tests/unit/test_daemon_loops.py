@@ -13,6 +13,11 @@ from staddle.errors import Unavailable
 SCARCE = [OSError(24, "Too many open files"), RuntimeError("can't start new thread"), Unavailable("away")]
 
 
+class AGENT_HELLO_OF_ANY:  # noqa: N801 - stands for the operation
+    name = "agent.hello"
+    decode = staticmethod(lambda reply: reply)
+
+
 @pytest.fixture
 def hasty(monkeypatch):
     """No pause takes longer than a turn of the loop."""
@@ -78,6 +83,38 @@ def test_an_agent_goes_on_greeting(hasty, error):
         await cancelled_after(greeter.run(), met)
 
     asyncio.run(play())
+
+
+def test_an_agent_whose_disk_is_full_follows_later_and_says_so():
+    async def play():
+        class Media:
+            names = ()
+
+        class Context:
+            name = "a1"
+            media = Media
+            manager_epoch, epoch_proof = 0, b""
+
+        class Link:
+            async def request(self, *_, **__):
+                return b""
+
+        greeter = Greeter(Context)
+        greeter._read_labels = lambda: False
+
+        def follow(_):
+            raise OSError(28, "No space left on device")
+
+        greeter._follow = follow
+        with pytest.raises(
+            Unavailable, match=r"agent a1 can't follow the manager: .*No space left on device"
+        ):
+            await greeter.on_connected(Link())
+        greeter.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("staddle.daemon.agent.greeter.AGENT_HELLO", AGENT_HELLO_OF_ANY)
+        asyncio.run(play())
 
 
 @pytest.mark.parametrize("error", [*SCARCE, ValueError("nobody had thought of it")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from staddle import errors
-from staddle.errors import Denied, InDoubt, MediumFull, ProtocolError, StaddleError
+from staddle.errors import Denied, InDoubt, MediumFull, ProtocolError, StaddleError, Unavailable
 from staddle.wire.endpoint import NO_CREDENTIALS, connect, serve
 from staddle.wire.handlers import Handlers
 from staddle.wire.limits import LinkLimits
@@ -41,6 +42,9 @@ def standard_handlers():
     async def broken(call):
         raise RuntimeError("secret detail")
 
+    async def no_room(call):
+        raise OSError(errno.ENOSPC, "No space left on device", "/var/lib/secret place")
+
     async def nothing(call):
         return None
 
@@ -51,6 +55,7 @@ def standard_handlers():
         "echo": echo,
         "full": full,
         "broken": broken,
+        "no_room": no_room,
         "nothing": nothing,
         "sleep": sleep,
     }.items():
@@ -184,6 +189,21 @@ def test_errors_cross_the_wire_as_they_are(caplog):
 
     run(work())
     assert "secret detail" in caplog.text
+
+
+def test_what_the_host_is_short_of_is_told_without_a_traceback(caplog):
+    async def work():
+        async with Pair() as pair:
+            with pytest.raises(
+                Unavailable, match=r"no_room failed inside .*: No space left on device"
+            ) as caught:
+                await pair.link.request("no_room")
+            assert caught.value.outcome == "in_doubt"
+            assert "secret" not in str(caught.value)
+
+    run(work())
+    assert "secret place" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_late_answer_is_a_deadline_in_doubt_and_harms_nothing():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -26,6 +28,11 @@ log = logging.getLogger(__name__)
 
 EVENTS_MAX = 1024
 """Events that may wait for their handlers; a peer that sends more loses its link."""
+
+_OF_THE_HOST = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EROFS}
+)
+"""What a host may be short of at any time: no fault of the code, so none of its lines are told."""
 
 
 class _Admitted(NamedTuple):
@@ -171,9 +178,12 @@ class Server:
         except asyncio.CancelledError:
             self._answer_error(seq, Unavailable(f"{head.op} was cancelled", outcome="in_doubt"), channel)
             raise
-        except Exception:
-            log.exception("%s failed for %s %s", head.op, peer.role, peer.name)
-            self._answer_error(seq, _internal(head.op, self._link.own_name), channel)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _OF_THE_HOST:
+                log.error("%s failed for %s %s: %s", head.op, peer.role, peer.name, error)
+            else:
+                log.exception("%s failed for %s %s", head.op, peer.role, peer.name)
+            self._answer_error(seq, _failed(head.op, self._link.own_name, error), channel)
         finally:
             del self._tasks[seq]
             self._budget.give_back(head.size_bytes)
@@ -212,7 +222,13 @@ def decode_args(head: RequestMeta, handler: Handler) -> Any:
         raise StaddleError(f"{head.op}: wrong arguments: {error.message}", code="BAD_REQUEST") from None
 
 
-def _internal(op: str, where: str) -> StaddleError:
+def _failed(op: str, where: str, error: Exception) -> StaddleError:
+    if isinstance(error, OSError) and error.errno in _OF_THE_HOST:
+        return Unavailable(
+            f"{op} failed inside {where}: {os.strerror(error.errno)}",
+            hint=f"see the disk and the limits of {where}, and its log",
+            outcome="in_doubt",
+        )
     return StaddleError(
         f"{op} failed inside {where}", hint=f"see the log of {where}", code="INTERNAL", outcome="in_doubt"
     )

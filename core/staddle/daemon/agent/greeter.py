@@ -18,7 +18,7 @@ from staddle.data import label as label_format
 from staddle.data.crypto import DomainKeys, digest
 from staddle.dedup.library import Library
 from staddle.dedup.ownermap import OwnerMap
-from staddle.errors import NotFound, StaddleError
+from staddle.errors import NotFound, StaddleError, Unavailable
 from staddle.wire.link import Link
 from staddle.wire.ops.agents import AGENT_HELLO, AgentHello, AgentWelcome
 
@@ -55,7 +55,17 @@ class Greeter:
         self._urls = tuple(urls)
 
     async def on_connected(self, link: Link) -> None:
-        """A new link to a manager: say hello first of all. Raises what the manager said; Fenced."""
+        """A new link to a manager: say hello first of all. Raises StaddleError: what it said; Fenced."""
+        try:
+            await self._greet(link)
+        except (OSError, RuntimeError) as error:  # its disk is full; no descriptor or thread is left
+            raise Unavailable(
+                f"agent {self._context.name} can't follow the manager: {error}",
+                hint="make room on the agent's disk, or give it more descriptors",
+                scope="agent",
+            ) from error
+
+    async def _greet(self, link: Link) -> None:
         await asyncio.to_thread(self._read_labels)
         request = AgentHello(
             part="data",
@@ -77,7 +87,7 @@ class Greeter:
                 if await asyncio.to_thread(self._read_labels):
                     await self.on_connected(link)
                 await asyncio.to_thread(self._open_libraries)
-            except (StaddleError, OSError, RuntimeError) as error:  # no descriptor or thread left, too
+            except (StaddleError, OSError, RuntimeError) as error:
                 log.info("no manager now: %s", error)
                 await asyncio.sleep(1.0)
                 continue
