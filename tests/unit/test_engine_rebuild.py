@@ -13,7 +13,7 @@ from staddle.engine.found import FoundBad, FoundContainer, FoundManifest, FoundS
 from staddle.engine.gc import decide_condemn
 from staddle.engine.importing import decide_backup_imported, decide_objects_imported, decide_unread
 from staddle.engine.messages import CopyOf, StreamEndOf
-from staddle.engine.rebuild import NUMBERS_LEFT, plan_rebuild
+from staddle.engine.rebuild import NUMBER_MAX, NUMBERS_LEFT, plan_rebuild
 from staddle.engine.repair import lost_for_good
 from staddle.engine.state import GridState
 from staddle.engine.tables import BackupState, ObjectState
@@ -303,6 +303,18 @@ def test_a_number_that_somebody_made_up_costs_no_time():
     plan, backups, _ = planned(made_up, [seal(2**60, ident(b"gone"), backup=2)], [])
     assert [(op.backup, len(op.segments)) for op in backups] == [(1, 1), (2, 1)]
     assert len(plan.findings) == 2
+
+
+def test_a_backup_beyond_all_counting_is_left_out_and_numbers_go_on_from_the_others():
+    bench, whole = Bench(), chain(1)
+    for number in (NUMBER_MAX + 1, 2**62):
+        made_up = [manifest(b"m9", 0, backup=number)]
+        seals = [seal(1, whole[0].id), seal(1, ident(b"m9"), backup=number, key=b"other")]
+        plan, [op], _ = planned([*whole, *made_up], seals, all_containers(1), pruned=[number])
+        assert op.backup == 1
+        assert [finding for finding in plan.findings if "2 manifests and seals name a job" in finding]
+    rebuilt(bench, plan.ops)
+    assert (bench.state.next_job, bench.state.next_backup) == (2, 2)
 
 
 def test_nothing_pruned_comes_back_with_a_medium():

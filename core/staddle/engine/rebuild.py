@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TypeVar
 
 import msgspec
 
@@ -25,6 +26,11 @@ NAMED_MAX = 8
 """Lost manifests of one stream that a finding names."""
 NUMBERS_LEFT = 1000
 """Left free behind a rebuild with media missing: what comes back with them keeps its numbers."""
+NUMBER_MAX = 2**31 - 2**20
+"""Of a job or a backup: more is made up, and would leave no number that the catalog can hold."""
+
+
+Head = TypeVar("Head", FoundManifest, FoundSeal)
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,6 +229,10 @@ def _sorted(copies: Iterable[CopyOf]) -> list[CopyOf]:
     return sorted(copies, key=lambda copy: (copy.medium, copy.name))
 
 
+def _counted(found: Iterable[Head]) -> list[Head]:
+    return [item for item in found if max(item.job, item.backup) <= NUMBER_MAX]
+
+
 def plan_rebuild(
     t: Tables,
     *,
@@ -244,8 +254,13 @@ def plan_rebuild(
         bad: manifests that were found and could not be read from any copy.
         unread: media whose objects are not among these.
     """
-    gone, missing = set(pruned), sorted(unread)
+    gone, missing = {number for number in pruned if number <= NUMBER_MAX}, sorted(unread)
+    manifests, seals = list(manifests), list(seals)
+    all_heads = len(manifests) + len(seals)
+    manifests, seals = _counted(manifests), _counted(seals)
     builder = _Builder(t, containers=containers, manifests=manifests, seals=seals, bad=bad, pruned=gone)
+    if made_up := all_heads - len(manifests) - len(seals):
+        builder.findings.append(f"{made_up} manifests and seals name a job or a backup above {NUMBER_MAX}")
     backups = [builder.sealed(seal) for _, seal in sorted(builder.seals.items())]
     loose = sorted({item.backup for item in builder.manifests.values()} - set(builder.seals))
     backups += [found for number in loose if (found := builder.unsealed(number)) is not None]
