@@ -5,6 +5,7 @@ import contextlib
 
 import pytest
 
+from staddle.daemon import loops
 from staddle.daemon.agent.greeter import Greeter
 from staddle.daemon.agent.publisher import Publisher
 from staddle.daemon.manager.catalog_link import CatalogLink
@@ -141,3 +142,18 @@ def test_a_library_that_can_not_be_told_keeps_none_from_being_told_later(error):
         await cancelled_after(publisher.run(), met)
 
     asyncio.run(play())
+
+
+def test_a_loop_that_is_short_of_something_says_so_once_and_of_all_else_what_asyncio_says(caplog):
+    async def play():
+        loop = asyncio.get_running_loop()
+        for error in (OSError(24, "Too many open files"), *SCARCE[:2], MemoryError()) * 30:
+            loop.call_exception_handler({"message": "accept failed\nsocket: x", "exception": error})
+        loop.call_exception_handler({"message": "unheard of", "exception": ValueError("of no host")})
+        loop.call_exception_handler({"message": "without one"})
+        return 7
+
+    assert loops.run(play()) == 7
+    short, *rest = [record.getMessage() for record in caplog.records]
+    assert short == "accept failed: [Errno 24] Too many open files"
+    assert [line.split("\n")[0] for line in rest] == ["unheard of", "without one"]

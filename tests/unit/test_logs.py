@@ -1,8 +1,10 @@
 """Logs: what reaches stderr and what reaches the file."""
 
+import errno
 import io
 import json
 import logging
+import sys
 from datetime import datetime
 
 import pytest
@@ -120,3 +122,27 @@ def test_standard_error_in_a_file_begins_anew_before_it_fills_the_disk(tmp_path,
     handler = logs.BoundedStream(io.StringIO())
     for _ in range(2000):
         handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "z", None, None))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/var/x"),
+        OSError(errno.EMFILE, "Too many open files"),
+        RuntimeError("can't start new thread"),
+        MemoryError(),
+    ],
+)
+def test_a_shortage_is_told_in_its_own_words_to_people_and_with_its_lines_to_programs(error):
+    def line(formatter, error):
+        try:
+            raise error  # noqa: TRY301
+        except Exception:  # noqa: BLE001
+            record = logging.LogRecord("x", logging.ERROR, "p", 1, "it failed", (), sys.exc_info())
+        return formatter.format(record)
+
+    text = line(logs.TextFormatter(), error)
+    assert text.endswith(f"it failed\n{type(error).__name__}: {error}")
+    assert "Traceback" in json.loads(line(logs.JsonFormatter("x"), error))["traceback"]
+    assert "Traceback" in line(logs.TextFormatter(), ValueError("a slip"))
+    assert "Traceback" in line(logs.TextFormatter(), FileNotFoundError(errno.ENOENT, "no file"))

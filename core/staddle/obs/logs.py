@@ -19,6 +19,7 @@ from logging.handlers import RotatingFileHandler
 from typing import Any, TextIO
 
 from staddle.errors import StaddleError
+from staddle.platform.shortage import is_shortage
 from staddle.text import visible
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
@@ -55,7 +56,9 @@ class TextFormatter(logging.Formatter):
         return f"{record.asctime} {record.levelname:<7} {record.name}: {message}"
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 (base class)
-        """A traceback's lines, each made safe: its messages come from anywhere."""
+        """A traceback's lines, each made safe: its messages come from anywhere. None for a shortage."""
+        if ei[1] is not None and is_shortage(ei[1]):
+            return visible(f"{type(ei[1]).__name__}: {ei[1]}")
         return "\n".join(visible(line, kept="\t") for line in super().formatException(ei).split("\n"))
 
     def usesTime(self) -> bool:  # noqa: N802 (base class)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -13,6 +11,7 @@ import msgspec
 from staddle.api.transport import Peer
 from staddle.api.types import Buffer
 from staddle.errors import ProtocolError, StaddleError, Unavailable
+from staddle.platform.shortage import is_shortage
 from staddle.wire.assembly import Assembler, Budget
 from staddle.wire.calls import check_payload, send_split
 from staddle.wire.channel import Channel
@@ -28,11 +27,6 @@ log = logging.getLogger(__name__)
 
 EVENTS_MAX = 1024
 """Events that may wait for their handlers; a peer that sends more loses its link."""
-
-_OF_THE_HOST = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EROFS}
-)
-"""What a host may be short of at any time: no fault of the code, so none of its lines are told."""
 
 
 class _Admitted(NamedTuple):
@@ -179,10 +173,7 @@ class Server:
             self._answer_error(seq, Unavailable(f"{head.op} was cancelled", outcome="in_doubt"), channel)
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _OF_THE_HOST:
-                log.error("%s failed for %s %s: %s", head.op, peer.role, peer.name, error)
-            else:
-                log.exception("%s failed for %s %s", head.op, peer.role, peer.name)
+            log.exception("%s failed for %s %s", head.op, peer.role, peer.name)
             self._answer_error(seq, _failed(head.op, self._link.own_name, error), channel)
         finally:
             del self._tasks[seq]
@@ -223,9 +214,9 @@ def decode_args(head: RequestMeta, handler: Handler) -> Any:
 
 
 def _failed(op: str, where: str, error: Exception) -> StaddleError:
-    if isinstance(error, OSError) and error.errno in _OF_THE_HOST:
+    if is_shortage(error):
         return Unavailable(
-            f"{op} failed inside {where}: {os.strerror(error.errno)}",
+            f"{op} failed inside {where}: {error.strerror if isinstance(error, OSError) else error}",
             hint=f"see the disk and the limits of {where}, and its log",
             outcome="in_doubt",
         )

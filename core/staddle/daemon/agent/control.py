@@ -16,7 +16,7 @@ import msgspec
 
 from staddle import typed
 from staddle.config import Settings, home_paths, load
-from staddle.daemon import runfiles
+from staddle.daemon import loops, runfiles
 from staddle.daemon.agent import media as agent_media
 from staddle.daemon.agent.data import Ready, check_configured, manager_urls
 from staddle.daemon.agent.health import MediumWatch
@@ -217,7 +217,7 @@ def main(home: str, name: str) -> None:
     lock = runfiles.claim(home, part)
     logs.configure(f"agent {name}", path=os.path.join(home_paths(home).log, f"{part}.jsonl"))
     try:
-        code = asyncio.run(_main(home, name))
+        code = loops.run(_main(home, name))
     finally:
         runfiles.withdraw(home, part)
         lock.release()

@@ -14,6 +14,7 @@ import msgspec
 
 from staddle.api.transport import Credentials
 from staddle.config import Settings, home_paths, load
+from staddle.daemon import loops
 from staddle.daemon.agent import media as agent_media
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.greeter import Greeter
@@ -207,6 +208,6 @@ def main(home: str, name: str) -> None:
     memory.trim_above(TRIM_ABOVE_BYTES)
     logs.configure(f"agent {name} data", path=os.path.join(home_paths(home).log, f"agent-{name}-data.jsonl"))
     try:
-        asyncio.run(_run(home, name))
+        loops.run(_run(home, name))
     finally:
         logs.shutdown()

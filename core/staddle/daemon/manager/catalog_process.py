@@ -15,6 +15,7 @@ from staddle.api.catalog import ManifestRows, Record
 from staddle.catalog.process import CatalogOwner
 from staddle.catalog.renewal import open_or_renew
 from staddle.config import load
+from staddle.daemon import loops
 from staddle.daemon.setup import Identities, local_url
 from staddle.data import manifest as manifest_format
 from staddle.obs import logs
@@ -102,4 +103,4 @@ def main(home: str) -> None:
     os.makedirs(paths.manager, mode=0o700, exist_ok=True)
     logs.configure("catalog", path=os.path.join(paths.log, "catalog.jsonl"))
     memory.trim_above(TRIM_ABOVE_BYTES)
-    asyncio.run(_serve(home, paths.catalog))
+    loops.run(_serve(home, paths.catalog))

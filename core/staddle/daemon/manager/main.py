@@ -16,7 +16,7 @@ from staddle.api.types import Lease
 from staddle.catalog.oplog import OpLog, highest_epoch
 from staddle.cluster.plugin import SingleConfig
 from staddle.config import Settings, home_paths, load
-from staddle.daemon import runfiles
+from staddle.daemon import loops, runfiles
 from staddle.daemon.manager.admin import AdminDesk
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.backfill import Backfill
@@ -326,7 +326,7 @@ def main(home: str) -> None:
     lock = runfiles.claim(home, "manager")
     logs.configure("manager", path=os.path.join(home_paths(home).log, "manager.jsonl"))
     try:
-        asyncio.run(_main(home))
+        loops.run(_main(home))
     finally:
         runfiles.withdraw(home, "manager")
         lock.release()

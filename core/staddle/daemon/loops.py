@@ -1,0 +1,48 @@
+"""The event loop of a daemon: what asyncio itself meets is told in the log, and does not flood it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from staddle.platform.shortage import is_shortage
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+SAY_EVERY_S = 10.0
+
+
+class Complaints:
+    """An exception handler: of a shortage one line now and then, of all else what asyncio says.
+
+    A server that can't accept for want of a descriptor tries it again each second, a hundred times.
+    """
+
+    def __init__(self) -> None:
+        self._said_s = -SAY_EVERY_S
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """As `loop.set_exception_handler` wants it."""
+        error = context.get("exception")
+        if error is None or not is_shortage(error):
+            loop.default_exception_handler(context)
+            return
+        now_s = time.monotonic()
+        if now_s - self._said_s >= SAY_EVERY_S:
+            self._said_s = now_s
+            log.error("%s: %s", str(context.get("message", "event loop")).split("\n", 1)[0], error)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a daemon's main coroutine until it ends."""
+
+    async def told() -> T:
+        asyncio.get_running_loop().set_exception_handler(Complaints())
+        return await main
+
+    return asyncio.run(told())
