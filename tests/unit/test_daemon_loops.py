@@ -149,11 +149,13 @@ def test_a_loop_that_is_short_of_something_says_so_once_and_of_all_else_what_asy
         loop = asyncio.get_running_loop()
         for error in (OSError(24, "Too many open files"), *SCARCE[:2], MemoryError()) * 30:
             loop.call_exception_handler({"message": "accept failed\nsocket: x", "exception": error})
+        loop.call_exception_handler({"message": "a task has ended", "exception": SCARCE[1]})
         loop.call_exception_handler({"message": "unheard of", "exception": ValueError("of no host")})
         loop.call_exception_handler({"message": "without one"})
         return 7
 
     assert loops.run(play()) == 7
     short, *rest = [record.getMessage() for record in caplog.records]
-    assert short == "accept failed: [Errno 24] Too many open files"
-    assert [line.split("\n")[0] for line in rest] == ["unheard of", "without one"]
+    assert short == "accept failed"
+    assert caplog.records[0].exc_info[1].errno == 24
+    assert [line.split("\n")[0] for line in rest] == ["a task has ended", "unheard of", "without one"]

@@ -262,7 +262,7 @@ class Backup:
                 files=self.tally.files,
                 bytes_read=self.tally.bytes_read + self.tally.bytes_unchanged,
             )
-            with contextlib.suppress(StaddleError):
+            with contextlib.suppress(Exception):  # whatever it is, the next one may come through
                 await self._grid.manager.call(RENEW_JOB, request, timeout_s=lease_s / 2)
             await asyncio.sleep(min(lease_s / 4, 1.0))
 

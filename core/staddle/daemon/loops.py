@@ -24,7 +24,7 @@ class Complaints:
     """
 
     def __init__(self) -> None:
-        self._said_s = -SAY_EVERY_S
+        self._said_s: dict[str, float] = {}
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """As `loop.set_exception_handler` wants it."""
@@ -32,10 +32,10 @@ class Complaints:
         if error is None or not is_shortage(error):
             loop.default_exception_handler(context)
             return
-        now_s = time.monotonic()
-        if now_s - self._said_s >= SAY_EVERY_S:
-            self._said_s = now_s
-            log.error("%s: %s", str(context.get("message", "event loop")).split("\n", 1)[0], error)
+        now_s, what = time.monotonic(), str(context.get("message", "event loop")).split("\n", 1)[0]
+        if now_s - self._said_s.get(what, -SAY_EVERY_S) >= SAY_EVERY_S:
+            self._said_s[what] = now_s  # asyncio has a few such messages, which name no peer
+            log.error(what, exc_info=error)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

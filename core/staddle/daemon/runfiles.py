@@ -6,6 +6,7 @@ The lock is held by the daemon for its life, so a file that a crash left behind 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 
 import msgspec
@@ -15,6 +16,8 @@ from staddle.config import home_paths
 from staddle.errors import Corrupt, Locked
 from staddle.platform.durable import write_file_durable
 from staddle.platform.lock import FileLock
+
+log = logging.getLogger(__name__)
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +71,8 @@ def withdraw(home: str, part: str) -> None:
         os.unlink(_path(home, part, "json"))
     except FileNotFoundError:
         return
+    except OSError as error:  # the end goes on; what is left there names a process that holds no lock
+        log.warning("the run file of %s can't be removed: %s", part, error)
 
 
 def running(home: str, part: str) -> RunFile | None:

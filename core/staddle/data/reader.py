@@ -23,6 +23,7 @@ from staddle.data.container import ContainerReader
 from staddle.data.crypto import DomainKeys
 from staddle.data.manifest import ZERO_REGION, Chunks
 from staddle.errors import Cancelled, Corrupt, DeadlineExceeded, MediumFailed, NotFound, StaddleError
+from staddle.platform.shortage import is_shortage
 
 BATCH_RAW_BYTES = 32 * 1024 * 1024
 """Raw bytes of one batch; two of them are in memory at a time."""
@@ -273,6 +274,8 @@ def _take(reader: ContainerReader, container_id: bytes, wanted: dict[bytes, int]
 
 def _unexpected(error: Exception) -> StaddleError:
     wrapped = MediumFailed(f"reading failed unexpectedly: {error!r}")
+    if is_shortage(error):
+        wrapped.scope, wrapped.retry = "path", "after"
     wrapped.__cause__ = error
     return wrapped
 
@@ -293,7 +296,7 @@ def no_copy_left(what: str, said: Mapping[str, StaddleError]) -> StaddleError:
         return MediumFailed(
             f"{what} can't be read from any copy: {'; '.join(parts) or 'no copy is known here'}",
             hint="bring a medium with another copy back, or restore through an agent that reaches one",
-            retry="elsewhere",
+            retry="after" if any(error.retry in {"now", "after"} for error in said.values()) else "elsewhere",
             scope="object",
         )
     return Corrupt(

@@ -7,6 +7,9 @@ import os
 from staddle.api.media import check_label
 from staddle.api.types import Label
 from staddle.errors import MediumFailed
+from staddle.media.oserrors import translate
+from staddle.platform.durable import forget_cached
+from staddle.platform.shortage import is_shortage
 
 LABEL_NAME = "staddle-volume.txt"
 LABEL_BYTES_MAX = 64 * 1024
@@ -36,6 +39,8 @@ class Root:
                 text = file.read(LABEL_BYTES_MAX)
                 seen = os.fstat(file.fileno())
         except OSError as error:
+            if is_shortage(error):
+                raise translate(error, f"look at the label of {self.path}") from error
             raise MediumFailed(
                 f"{self.path} has lost its label: {error.strerror}",
                 code="LABEL_GONE",
@@ -48,8 +53,7 @@ class Root:
         """Whether the label comes from the device itself: what memory still holds proves nothing."""
         try:
             with open(self._label_path, "rb", buffering=0) as file:
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                forget_cached(file.fileno())
                 check_label(file.read(LABEL_BYTES_MAX), self.label, self.path)
         except (OSError, MediumFailed):
             return False

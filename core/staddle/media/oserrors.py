@@ -9,6 +9,8 @@ from staddle.errors import Denied, MediumFailed, MediumFull, Outcome, StaddleErr
 # Windows has no EDQUOT in the range that matters; ESTALE exists everywhere that has NFS.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM}
+_OF_THIS_HOST = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What this host is short of: another one may write there, and a little later this one may too."""
 _HINTS = {
     errno.EROFS: "the file system is read-only: look in the system's log for disk errors, mount it again",
     errno.ESTALE: "the server has forgotten the mount: mount it again",
@@ -56,4 +58,7 @@ def translate(error: OSError, what: str, *, outcome: Outcome = "not_done") -> St
             scope="medium",
             outcome=outcome,
         )
-    return MediumFailed(text, hint=_HINTS.get(error.errno or 0, ""), outcome=outcome)
+    failed = MediumFailed(text, hint=_HINTS.get(error.errno or 0, ""), outcome=outcome)
+    if error.errno in _OF_THIS_HOST:
+        failed.scope, failed.retry = "path", "after"
+    return failed

@@ -70,6 +70,12 @@ FILES = Files()
 """The real file system."""
 
 
+def forget_cached(fd: int) -> None:
+    """Let the next read of a file come from the device (posix_fadvise(2)); on Linux only."""
+    if sys.platform == "linux":
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def datasync(fd: int) -> None:
     """Make an open file's bytes and length durable: the strongest call that the system has.
 

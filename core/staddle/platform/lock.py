@@ -20,12 +20,12 @@ class FileLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object has the lock and its file is still the one at `path`."""
+        """Whether this object has the lock and its file is still the one at `path`. Raises OSError."""
         if self._fd is None:
             return False
         try:
             there, ours = os.stat(self.path), os.fstat(self._fd)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         # Somebody who removed the file could lock a new one beside us.
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
@@ -40,10 +40,14 @@ class FileLock:
             os.close(fd)
             return False
         self._fd = fd
-        if not self.held:
+        try:
+            held = self.held
+        except OSError:
             self.release()
-            return False
-        return True
+            raise
+        if not held:
+            self.release()
+        return held
 
     def release(self) -> None:
         """Give it back. Idempotent."""

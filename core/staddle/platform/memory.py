@@ -57,7 +57,7 @@ def _watch(trim: ctypes._NamedFuncPointer, limit_bytes: int) -> None:
     above_bytes = limit_bytes
     while True:
         time.sleep(_LOOK_S)
-        with contextlib.suppress(OSError):  # no descriptor is free just now
+        with contextlib.suppress(OSError, MemoryError):  # no descriptor is free just now
             if resident_bytes() > above_bytes:
                 trim(0)
                 # What is left is in use: to look through it again and again would give nothing.

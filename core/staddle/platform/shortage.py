@@ -21,7 +21,8 @@ _ERRNOS = frozenset(
 def is_shortage(error: BaseException) -> bool:
     """Whether an error says that the host lacks something, so that its lines of code are of no interest."""
     if isinstance(error, OSError):
-        return error.errno in _ERRNOS
+        # The ssl module counts its own errors in `errno`.
+        return error.errno in _ERRNOS and type(error).__module__ != "ssl"
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
     )

@@ -9,6 +9,7 @@ from typing import cast
 
 from staddle.api.transport import Credentials, StreamServer, StreamTransport
 from staddle.errors import ConfigError, PathLost
+from staddle.platform.shortage import is_shortage
 from staddle.wire.admission import Admission
 from staddle.wire.handlers import Handlers
 from staddle.wire.limits import LinkLimits
@@ -75,7 +76,13 @@ async def connect(
         )
         return made[-1]
 
-    await api.connect(url, credentials, make, timeout_s)
+    try:
+        await api.connect(url, credentials, make, timeout_s)
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        # No descriptor for a certificate, no thread for a name: as lost as any way, and tried again.
+        raise PathLost(f"cannot reach {url}: {error}", hint="see the limits of this host") from error
     link = made[-1]
     try:
         async with asyncio.timeout(end_s - asyncio.get_running_loop().time()):

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from staddle.api.transport import Credentials
 from staddle.errors import ConfigError, Corrupt, Denied, Locked
 from staddle.platform.durable import make_directories, write_new_durable
+from staddle.platform.shortage import is_shortage
 from staddle.wire.identity import Identity, check_identity, identity_of
 
 CA_DAYS = 7300
@@ -225,6 +226,8 @@ def own_identity(credentials: Credentials) -> Identity:
         with open(credentials.cert_file, "rb") as file:
             return identity_of_cert(file.read())
     except (OSError, *UNREADABLE) as error:
+        if is_shortage(error):
+            raise
         raise ConfigError(f"cannot read our certificate {credentials.cert_file}: {_why(error)}") from error
 
 
@@ -247,6 +250,8 @@ def check_own(credentials: Credentials) -> Identity:
             authority = x509.load_pem_x509_certificate(file.read())
         cert = x509.load_pem_x509_certificate(cert_pem)
     except (OSError, *UNREADABLE) as error:
+        if is_shortage(error):
+            raise
         raise ConfigError(f"cannot read our certificate {credentials.cert_file}: {_why(error)}") from error
     try:
         cert.verify_directly_issued_by(authority)

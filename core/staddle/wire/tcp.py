@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from staddle.api.transport import Credentials, Peer, ProtocolFactory, StreamServer
 from staddle.errors import ConfigError, DeadlineExceeded, Denied, Locked, PathLost, StaddleError
+from staddle.platform.shortage import is_shortage
 from staddle.wire.gate import SHUTDOWN_S, Gate
 from staddle.wire.identity import identity_of
 from staddle.wire.messages import JOINER
@@ -154,6 +155,8 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
             files = f"{credentials.cert_file} with {os.path.basename(credentials.key_file)}"
             context.load_cert_chain(credentials.cert_file, credentials.key_file)
     except OSError as error:  # an SSLError is one
+        if is_shortage(error):
+            raise
         why = "damaged, or not a pair" if isinstance(error, ssl.SSLError) else _reason(error)
         raise ConfigError(
             f"cannot load the certificate {files}: {why}",

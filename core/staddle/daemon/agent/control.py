@@ -173,6 +173,9 @@ class Control:
             except StaddleError as error:
                 log.info("the manager can't be told: %s", error)
                 wait_s = min(wait_s * 1.5, RETRY_MAX_S)
+            except Exception:
+                log.exception("the manager can't be told, it is tried again")
+                wait_s = min(wait_s * 1.5, RETRY_MAX_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._report_now.wait()

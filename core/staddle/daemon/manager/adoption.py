@@ -57,8 +57,12 @@ class Adoption:
 
     @property
     def rebuild_needed(self) -> bool:
-        """Was a labelled medium found that the log knows nothing of."""
-        return os.path.exists(self._marker)
+        """Was a labelled medium found that the log knows nothing of. Raises OSError."""
+        try:
+            os.stat(self._marker)
+        except FileNotFoundError:
+            return False  # and for no other reason: a disk that fails does not say that all is known
+        return True
 
     def need_rebuild(self) -> None:
         """Nothing is served before `rebuilt`, in this term or a later one. Durable on return."""
