@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,9 +174,10 @@ class Core:
             return
         self.released = True
         self.refused = self.refused or "its files are closed"
-        self._abort_round()
         try:
-            self._log.close()
+            self._abort_round()
+            with suppress(OSError):  # all that was acknowledged was synced
+                self._log.close()
         finally:
             self.store.close()
 
@@ -204,23 +205,22 @@ class Core:
             due = min(PARTITIONS, 1 + 2 * PARTITIONS * len(self.delta) // threshold)
             self._advance(masks, due)
             self.merge_error = ""
-        except (OSError, Corrupt) as error:  # Corrupt: the new run cannot be mapped
-            self._abort_round()
-            self.merge_error = str(error)
+        except (OSError, MemoryError, Corrupt) as error:  # Corrupt: the new run cannot be mapped
+            self.merge_error = str(error) or "out of memory"
             self._retry_rows = len(self.delta) + threshold // 16
 
     def merge_all(self, masks: Masks) -> None:
-        """Merge the frozen delta, if any, then all the rest. Raises OSError: not done, nothing lost."""
-        try:
-            if self._frozen is not None:
-                self._advance(masks, PARTITIONS)
-            if len(self.delta) or self._removed:
-                self._freeze()
-                self._advance(masks, PARTITIONS)
-            self.merge_error = ""
-        except OSError:
-            self._abort_round()
-            raise
+        """Merge the frozen delta, if any, then all the rest.
+
+        Raises:
+            OSError, MemoryError: not done, nothing lost.
+        """
+        if self._frozen is not None:
+            self._advance(masks, PARTITIONS)
+        if len(self.delta) or self._removed:
+            self._freeze()
+            self._advance(masks, PARTITIONS)
+        self.merge_error = ""
 
     def _threshold(self) -> int:
         return max(self.merge_floor_rows, (len(self.run) if self.run else 0) // _MERGE_SHARE)
@@ -232,13 +232,14 @@ class Core:
 
     def _freeze(self) -> None:
         """Begin a new log; what the delta holds now is the next round's."""
+        containers = self.containers.pack_live()
         log, old = self.store.new_log(self._log.generation + 1), self._log
         self._log = log
         self._frozen = _Frozen(
             layers=self.delta.layers,
             applied_lsn=self.applied_lsn,
             log_floor=log.generation,
-            containers=self.containers.pack_live(),
+            containers=containers,
             dead=self.containers.dead,
         )
         self.delta, self._removed = Delta(), 0
@@ -256,10 +257,14 @@ class Core:
                 generation=self.store.next_run_generation(),
                 files=self.store.files,
             )
-        while self._round.done < due:
-            self._round.step()
-        if due == PARTITIONS:
-            self._commit_round(self._round, self._frozen)
+        try:
+            while self._round.done < due:
+                self._round.step()
+            if due == PARTITIONS:
+                self._commit_round(self._round, self._frozen)
+        except BaseException:
+            self._abort_round()  # a step that ended half way can't be taken again
+            raise
 
     def _commit_round(self, merged: MergeRound, frozen: _Frozen) -> None:
         ref = merged.finish()
@@ -281,9 +286,9 @@ class Core:
         self.store.sweep()
 
     def _abort_round(self) -> None:
-        if self._round is not None:
-            self._round.abort()
-            self._round = None
+        aborted, self._round = self._round, None
+        if aborted is not None:
+            aborted.abort()
 
     # --- the log ------------------------------------------------------------------------------
 

@@ -276,7 +276,7 @@ class Library:
 
         Raises:
             Conflict: a rebuild is running.
-            OSError: the last merge or commit failed.
+            OSError, MemoryError: the last merge or commit failed.
             Unavailable, DeadlineExceeded, ValueError: as `publish_many`.
         """
         chosen = np.zeros(PARTITIONS, np.bool_)
@@ -302,7 +302,7 @@ class Library:
             self._removed_in_rebuild = None
 
     def merge(self) -> None:
-        """Merge all of the delta into the run now. Raises OSError: not done, nothing lost."""
+        """Merge all of the delta into the run now. Raises OSError, MemoryError: not done, nothing lost."""
         with self._writing() as core:
             try:
                 core.merge_all(self._masks)

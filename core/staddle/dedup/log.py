@@ -8,8 +8,9 @@ One record per batch, one `datasync` per record: the cost of durability is share
             payload
 
 The digest is BLAKE3 (16 bytes) over the file's generation, the record's offset, its head and its payload, so
-neither a torn record nor a stale block of another file passes for one. Reading ends at the first bad record;
-what follows was never acknowledged, or comes again from the manager's log, because `applied_lsn` falls back.
+neither a torn record nor a stale block of another file passes for one. Reading ends at the first bad record,
+or the first block that the disk can't read; what follows was never acknowledged, or comes again from the
+manager's log, because `applied_lsn` falls back.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from blake3 import blake3
@@ -26,6 +27,7 @@ from staddle.api.types import Buffer
 from staddle.dedup.heads import HEAD_BYTES, pack_head, read_head
 from staddle.dedup.rows import CONTAINER_ID_BYTES, U32Array, U64Array
 from staddle.platform.durable import Files
+from staddle.platform.readfault import is_read_fault
 
 LOG_VERSION = 1
 PUBLISH = 1
@@ -189,33 +191,44 @@ class LogReader:
         self._path = os.path.join(directory, log_name(generation))
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield the records up to the first bad one.
+        """Yield the records up to the first bad one, or the first block that can't be read.
 
         Raises:
             NewerFormat: a newer release wrote it.
+            OSError: it can't be read now, for want of something.
         """
         with open(self._path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             self.torn_bytes = size
-            head = read_head(file.read(HEAD_BYTES), _TEXT, LOG_VERSION, self._path)
+            head = read_head(_read(file, HEAD_BYTES), _TEXT, LOG_VERSION, self._path)
             if head is None or head[0] != self.generation:
                 return
             self.good_bytes = HEAD_BYTES
             self.torn_bytes = size - self.good_bytes
             while self.torn_bytes:
-                head_bytes = file.read(_HEAD_BYTES)
+                head_bytes = _read(file, _HEAD_BYTES)
                 if len(head_bytes) < _HEAD_BYTES:
                     return
                 kind, lsn, length = _HEAD.unpack_from(head_bytes)
                 if length > self.torn_bytes - _HEAD_BYTES or length > PAYLOAD_BYTES_MAX:
                     return
-                payload = file.read(length)
+                payload = _read(file, length)
                 expected = _digest(self.generation, self.good_bytes, head_bytes[: _HEAD.size], [payload])
                 if expected != head_bytes[_HEAD.size :] or not _makes_sense(kind, memoryview(payload)):
                     return
                 yield Record(kind, lsn, memoryview(payload))
                 self.good_bytes += _HEAD_BYTES + length
                 self.torn_bytes -= _HEAD_BYTES + length
+
+
+def _read(file: BinaryIO, count: int) -> bytes:
+    """Read up to `count` bytes: none where a block can't be read, so that it ends the log as a tear does."""
+    try:
+        return file.read(count)
+    except OSError as error:
+        if is_read_fault(error):
+            return b""
+        raise
 
 
 def _digest(generation: int, offset: int, head: Buffer, payload: list[Buffer]) -> bytes:

@@ -19,6 +19,7 @@ from staddle.dedup.runs import RunRef
 from staddle.engine.bounds import Number
 from staddle.errors import Corrupt
 from staddle.platform.durable import Files, write_file_durable
+from staddle.platform.readfault import is_read_fault
 
 MANIFEST_NAME = "CURRENT"
 MANIFEST_VERSION = 1
@@ -56,16 +57,21 @@ def load_manifest(directory: str) -> Manifest | None:
     """Read the current manifest; None if there is none.
 
     Raises:
-        Corrupt: it is damaged.
+        Corrupt: it is damaged, or on a block that can't be read.
         NewerFormat: a newer release wrote it.
+        OSError: it can't be opened now.
     """
     path = os.path.join(directory, MANIFEST_NAME)
+    hint = "the partitions answer unknown until they are rebuilt from the containers"
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
         return None
-    hint = "the partitions answer unknown until they are rebuilt from the containers"
+    except OSError as error:
+        if is_read_fault(error):
+            raise Corrupt(f"{path}: {error.strerror or error}", hint=hint) from error
+        raise
     head = read_head(data, _TEXT, MANIFEST_VERSION, path)
     if head is None:
         raise Corrupt(f"{path}: not the manifest of a fingerprint library, or damaged", hint=hint)

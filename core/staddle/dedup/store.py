@@ -9,12 +9,14 @@ from contextlib import suppress
 from staddle.dedup.log import LogReader, LogWriter, Record, log_name
 from staddle.dedup.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from staddle.dedup.rows import PARTITIONS, Table
-from staddle.dedup.runs import open_run, run_name
+from staddle.dedup.runs import RunRef, open_run, run_name
 from staddle.errors import Corrupt, Locked
 from staddle.platform.durable import Files, make_directories, try_lock
 
 _LOCK_NAME = "lock"
 _ALL = tuple(range(PARTITIONS))
+_DEATHS_MAX = 2
+"""So many openings in a row may end without `close` before the run is read through."""
 
 
 class Store:
@@ -30,6 +32,8 @@ class Store:
         self.files = files
         self.torn_bytes = 0
         self._lock_fd = lock_fd
+        self._unclosed = 0
+        self._lost_run: RunRef | None = None
         self._in_doubt = False
         self._last_log, self._good_bytes = 0, 0
         self._run_generation = max(self._generations("run."), default=0)
@@ -42,6 +46,7 @@ class Store:
             orphans = [*self._generations("run."), *self._generations("log.")]
             manifest = self._start(incomplete=_ALL if orphans else ())
         self.manifest = manifest
+        self._count_opening()
 
     @classmethod
     def open(cls, directory: str, files: Files) -> Store:
@@ -65,8 +70,21 @@ class Store:
             raise
 
     def open_run(self) -> Table | None:
-        """Map the manifest's run. Raises Corrupt if it is lost, NewerFormat."""
-        return None if self.manifest.run is None else open_run(self.directory, self.manifest.run)
+        """Map the manifest's run.
+
+        Raises:
+            Corrupt: it is lost.
+            NewerFormat: a newer release wrote it.
+            OSError: it can't be done now.
+        """
+        run = self.manifest.run
+        if run is None:
+            return None
+        try:
+            return open_run(self.directory, run, readable=self._unclosed < _DEATHS_MAX)
+        except Corrupt:
+            self._lost_run = run
+            raise
 
     def commit(self, manifest: Manifest) -> None:
         """Make a manifest the current one; durable on return. Raises OSError: either may be current."""
@@ -112,12 +130,15 @@ class Store:
         return LogWriter.resume(self.directory, self._last_log, self._good_bytes, self.files)
 
     def sweep(self) -> None:
-        """Remove files that the manifest does not name. What cannot go yet (Windows: still mapped) stays."""
+        """Remove files that the manifest does not name. What cannot go yet stays (Windows: still mapped)."""
         if self._in_doubt:
             return  # the one on disk may be newer than ours, and name other files
         run = self.manifest.run
-        stale = [run_name(g) for g in self._generations("run.") if run is None or g != run.generation]
-        stale += [log_name(g) for g in self._generations("log.") if g < self.manifest.log_floor]
+        try:
+            stale = [run_name(g) for g in self._generations("run.") if run is None or g != run.generation]
+            stale += [log_name(g) for g in self._generations("log.") if g < self.manifest.log_floor]
+        except OSError:
+            return  # the directory can't be listed now
         for name in [*stale, f"{MANIFEST_NAME}.tmp"]:
             with suppress(OSError):
                 self.files.remove(os.path.join(self.directory, name))
@@ -133,12 +154,36 @@ class Store:
 
     def close(self) -> None:
         """Sweep what was mapped until now, and unlock."""
-        self.sweep()
-        self.unlock()
+        try:
+            self.sweep()
+            still_named = self._lost_run is not None and self._lost_run == self.manifest.run
+            self._unclosed = _DEATHS_MAX if still_named else 0  # else the next one would map it again
+        finally:
+            self.unlock()
 
     def unlock(self) -> None:
-        """Let others open the directory."""
-        os.close(self._lock_fd)
+        """Let others open the directory: without `close` as if this opening had not been."""
+        try:
+            with suppress(OSError):
+                self._write_count(self._unclosed)
+        finally:
+            os.close(self._lock_fd)
+
+    def _count_opening(self) -> None:
+        """Note how many openings before this one were not closed: a run may end who touches it (see `runs`).
+
+        The number stands in the lock file. One such end may have any cause, and a run takes long to read
+        through. If it can't be written, the run is mapped as ever. It needs no sync: processes die of this,
+        not systems.
+        """
+        with suppress(OSError):
+            os.lseek(self._lock_fd, 0, os.SEEK_SET)
+            self._unclosed = int.from_bytes(os.read(self._lock_fd, 1))
+            self._write_count(min(self._unclosed + 1, _DEATHS_MAX))
+
+    def _write_count(self, count: int) -> None:
+        os.lseek(self._lock_fd, 0, os.SEEK_SET)
+        os.write(self._lock_fd, bytes([count]))
 
     def _start(self, *, incomplete: tuple[int, ...]) -> Manifest:
         """Commit a manifest of nothing, above the numbers of all files that are there."""

@@ -19,8 +19,9 @@ from staddle.api.media import Deadline, Mode
 from staddle.api.types import NAME_MAX, Buffer, Capacity, Durability, ObjectInfo, Receipt
 from staddle.errors import Conflict, Corrupt, Denied, MediumFailed, NotFound
 from staddle.media.directory_root import Root
-from staddle.media.oserrors import is_read_fault, translate
+from staddle.media.oserrors import translate
 from staddle.platform.durable import FILES, datasync, fsync_dir, publish_no_replace
+from staddle.platform.readfault import is_read_fault
 
 TMP_NAME = "tmp"
 

@@ -25,15 +25,6 @@ _HINTS = {
 }
 
 
-_READ_FAULTS = {errno.EIO, getattr(errno, "EUCLEAN", errno.EIO), getattr(errno, "EBADMSG", errno.EIO)}
-_READ_FAULTS_WINDOWS = {23, 27, 30, 1117, 1392, 1393}  # CRC, sector not found, read fault, device, corrupt
-
-
-def is_read_fault(error: OSError) -> bool:
-    """Whether it says that what is stored there can't be had: a bad block, a checksum that does not hold."""
-    return error.errno in _READ_FAULTS or getattr(error, "winerror", None) in _READ_FAULTS_WINDOWS
-
-
 def translate(error: OSError, what: str, *, outcome: Outcome = "not_done") -> StaddleError:
     """The error of the contract for an OSError.
 
