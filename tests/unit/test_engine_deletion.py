@@ -19,7 +19,7 @@ from staddle.engine.messages import (
 )
 from staddle.engine.rebuild import plan_rebuild
 from staddle.engine.state import GridState
-from staddle.engine.tables import BackupState
+from staddle.engine.tables import BackupState, MediumStatus
 from staddle.errors import Denied, NotFound
 
 # --- deletion -----------------------------------------------------------------------------------
@@ -40,6 +40,18 @@ def test_a_prune_reaches_the_media_before_anything_is_deleted():
     bench.log(*gc.decide_copies_deleted(bench.state, gc.to_delete(bench.state)))
     bench.log(*gc.decide_drop(bench.state))
     assert {item.kind for item in bench.state.objects.values()} == {"journal"}
+
+
+def test_a_journal_stands_on_some_medium_even_if_all_that_needed_it_are_lost():
+    bench = Bench()
+    bench.backup(b"r1", new=[b"c1"])
+    bench.do(gc.decide_prune(bench.state, [1], 6))
+    for medium in bench.state.media.values():
+        medium.state = MediumStatus.LOST
+    assert gc.journal_media(bench.state, [1]) == []
+    assert gc.decide_journalled(bench.state, [1], thing(b"j", ())) == []
+    [done] = gc.decide_journalled(bench.state, [1], thing(b"j", ("m",)))
+    assert done.backups == [1]
 
 
 def test_the_base_of_a_running_job_is_not_pruned():

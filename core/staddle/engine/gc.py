@@ -77,7 +77,7 @@ def decide_journalled(t: Tables, backups: Iterable[int], journal: StoredObject) 
     """The journal is stored: manifests and seals of these backups may go, their containers lose a root.
 
     It must stand on every medium that holds a manifest or a seal of theirs and is not lost: otherwise a
-    rebuild from that medium alone would bring them back.
+    rebuild from that medium alone would bring them back. If all those are lost it stands on any other.
     """
     pending = [number for number in backups if number in to_journal(t)]
     if not pending:
@@ -89,7 +89,7 @@ def decide_journalled(t: Tables, backups: Iterable[int], journal: StoredObject) 
         if item in t.objects
     ]
     on = {copy.medium for copy in journal.copies}
-    if set(journal_media(t, pending)) - on:
+    if not on or set(journal_media(t, pending)) - on:
         return []
     return [
         ops.PruneJournalled(
