@@ -9,7 +9,7 @@ from staddle.daemon import loops
 from staddle.daemon.agent.greeter import Greeter
 from staddle.daemon.agent.publisher import Publisher
 from staddle.daemon.manager.catalog_link import CatalogLink
-from staddle.errors import Unavailable
+from staddle.errors import NotFound, Unavailable
 
 SCARCE = [OSError(24, "Too many open files"), RuntimeError("can't start new thread"), Unavailable("away")]
 
@@ -159,3 +159,99 @@ def test_a_loop_that_is_short_of_something_says_so_once_and_of_all_else_what_asy
     assert short == "accept failed"
     assert caplog.records[0].exc_info[1].errno == 24
     assert [line.split("\n")[0] for line in rest] == ["a task has ended", "unheard of", "without one"]
+
+
+class Child:
+    """A process of the catalog that has died."""
+
+    pid = 1
+
+    def __init__(self):
+        self.waited = 0
+        self.stdin = self.stdout = self
+
+    def close(self):
+        pass
+
+    def wait(self, timeout=None):
+        self.waited += 1
+
+
+def test_a_catalog_that_died_is_waited_for_however_often_that_fails(hasty, monkeypatch):
+    async def play():
+        link, met, child = object.__new__(CatalogLink), asyncio.Event(), Child()
+        link._link, link._child, link._pending, link._manifests = None, child, [], []
+        to_thread, errors = asyncio.to_thread, iter(SCARCE)
+
+        async def short(work, *args):
+            for raised in errors:
+                raise raised
+            return await to_thread(work, *args)
+
+        async def begin():
+            assert child.waited == 1, "it is not forgotten before it was waited for"
+            link._link = object()
+
+        async def feed():
+            if link._link is None:
+                raise Unavailable("gone")
+            met.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(asyncio, "to_thread", short)
+        link._begin, link._feed_once, link.on_begun_again = begin, feed, lambda: None
+        await cancelled_after(link._feed(), met)
+        assert link.pid == 0
+
+    asyncio.run(play())
+
+
+def test_a_feeder_that_ends_is_heard_of():
+    async def play():
+        heard = asyncio.get_running_loop().create_future()
+
+        class Managing:
+            subscribe = staticmethod(lambda _: None)
+            loop_ended = staticmethod(heard.set_result)
+
+        async def begin():
+            pass
+
+        async def fail():
+            raise ValueError("nobody had thought of it")
+
+        link = CatalogLink(Managing, None, "home")
+        link._begin, link._feed = begin, fail
+        await link.start()
+        ended = await asyncio.wait_for(heard, 20)
+        assert isinstance(ended.exception(), ValueError)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(Unavailable("no room", code="CATALOG_FAILED"), True), (NotFound("pruned"), False)]
+)
+def test_a_manifest_stays_only_if_it_may_be_taken_later(hasty, error, kept):
+    async def play():
+        told = []
+
+        class Link:
+            error = None
+
+            async def request(self, name, request, plain, **_):
+                told.append(request.backup)
+                if told == [1]:
+                    raise error
+                if len(told) == (3 if kept else 2):
+                    met.set()
+
+        met = asyncio.Event()
+        link = CatalogLink(None, None, "home")
+        link._link = Link()
+        for backup in (1, 2):
+            link.add_manifest(backup, bytes(16), b"plain")
+        await cancelled_after(link._feed(), met)
+        assert told == ([1, 2, 1] if kept else [1, 2]), "it keeps no other from its turn"
+
+    asyncio.run(play())

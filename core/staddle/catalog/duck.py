@@ -21,11 +21,12 @@ from staddle.catalog.browse import Browser
 from staddle.catalog.changes import run_batch
 from staddle.catalog.check import catalog_diff, findings
 from staddle.catalog.context import KEYS, Context
+from staddle.catalog.failures import Ended, opening_failed
 from staddle.catalog.ingest import directory_rows, file_rows
 from staddle.catalog.projection import project, references
 from staddle.catalog.readonly import run_query
 from staddle.engine.state import GridState
-from staddle.errors import Corrupt, Fenced, Locked, NewerFormat, NotFound, StaddleError
+from staddle.errors import Corrupt, Fenced, NewerFormat, NotFound, StaddleError
 from staddle.platform.durable import datasync, fsync_dir
 
 SCHEMA_VERSION = 1
@@ -60,6 +61,7 @@ class DuckCatalog(Browser):
 
         Raises:
             Locked: another process has it open.
+            Unavailable: the host lacks something (room, descriptors, memory) or refuses the file.
             NewerFormat: a newer release made it.
             Corrupt: it is no catalog, or damaged.
         """
@@ -79,7 +81,11 @@ class DuckCatalog(Browser):
         self._epoch = self._lsn = 0
         self._next_manifest_no = self._next_dir_no = 1
         self._connection = self._open()
-        self._read_counters()
+        try:
+            self._read_counters()
+        except duckdb.Error as error:
+            self._connection.close()
+            raise opening_failed(path, error) from error
 
     # --- tier 1 ----------------------------------------------------------------------------------
 
@@ -289,20 +295,13 @@ class DuckCatalog(Browser):
     def _open(self) -> duckdb.DuckDBPyConnection:
         try:
             connection = duckdb.connect(self._path, config=self._settings)
-        except duckdb.IOException as error:
-            if any(words in str(error) for words in _LOCKED):
-                raise Locked(
-                    f"catalog {self._path}: another process has it open",
-                    hint="end that program; while the manager runs, ask with `staddle sql`",
-                ) from error
-            raise _unreadable(self._path, error) from error
         except duckdb.Error as error:
-            raise _unreadable(self._path, error) from error
+            raise opening_failed(self._path, error) from error
         try:
             self._check_schema(connection)
         except duckdb.Error as error:  # a database whose tables are not ours
             connection.close()
-            raise _unreadable(self._path, error) from error
+            raise opening_failed(self._path, error) from error
         except BaseException:
             connection.close()
             raise
@@ -356,18 +355,17 @@ class DuckCatalog(Browser):
         """The file closed and whole, its write-ahead log folded in.
 
         Reading it beside the open database would do harm: on POSIX, closing any descriptor of a file drops
-        this process's locks on it.
+        this process's locks on it. Raises Ended if it can't be opened again.
         """
         self._connection.execute("CHECKPOINT")
         self._connection.close()
         try:
             yield
         finally:
-            self._connection = self._open()
-
-
-_LOCKED = ("Could not set lock", "being used by another process")
-"""What the database says on POSIX and on Windows; "block" is what it says of damage."""
+            try:
+                self._connection = self._open()
+            except Exception as error:
+                raise Ended(f"the catalog can't be opened again: {error}") from error
 
 
 def open_catalog(path: str, decode_manifest: ManifestDecoder) -> DuckCatalog:
@@ -380,12 +378,6 @@ def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("ROLLBACK")
     except duckdb.Error:  # the failed COMMIT has done it
         return
-
-
-def _unreadable(path: str, error: Exception) -> Corrupt:
-    return Corrupt(
-        f"catalog {path}: {error}", hint="remove the file and its .wal: it is made again from the op-log"
-    )
 
 
 def _copy_durable(source: str, target: str) -> None:

@@ -44,11 +44,17 @@ class LogFile(msgspec.Struct, kw_only=True):
 
 
 class LogScan(msgspec.Struct, kw_only=True):
-    """A whole directory, checked. `next_lsn` is what the next epoch begins with."""
+    """A whole directory, checked.
+
+    Attributes:
+        next_lsn: what the next epoch begins with.
+        last_bytes: the last file as it was read.
+    """
 
     files: list[LogFile]
     epoch: int
     next_lsn: int
+    last_bytes: memoryview
 
     @property
     def first_lsn(self) -> int:
@@ -78,6 +84,7 @@ def scan_log(directory: str, grid: bytes, covered_lsn: int = 0) -> LogScan:
     places = log_names(directory)
     files: list[LogFile] = []
     expected = 0
+    data = memoryview(b"")
     for index, (epoch, first_lsn, name) in enumerate(places):
         path = os.path.join(directory, name)
         limit = min((first for later, first, _ in places[index + 1 :] if later > epoch), default=None)
@@ -104,6 +111,7 @@ def scan_log(directory: str, grid: bytes, covered_lsn: int = 0) -> LogScan:
         files=files,
         epoch=max((place[0] for place in places), default=0),
         next_lsn=max(expected, covered_lsn + 1),
+        last_bytes=data,
     )
 
 
@@ -135,9 +143,11 @@ def read_records(files: list[LogFile], after_lsn: int, upto_lsn: int) -> Iterato
 def make_sure(scan: LogScan, files: Files) -> None:
     """Cut what a crash left behind the last valid frame; durable is then what the scan has found.
 
-    The last file is synced even if it is whole: a process that was killed may have died before its sync, and
-    what builds on its records must not be durable without them. Earlier files were synced before a later one
-    was begun. The names are made sure with the next file's. Raises OSError.
+    The last file is written again, as it was read, and synced, even if it is whole. A process that was killed
+    may have died before its sync, and what builds on its records must not be durable without them. And a sync
+    that failed is told of once: the system takes the pages for written from then on, and gives the records
+    to every reader, while the disk has none of them. Earlier files were synced before a later one was begun.
+    The names are made sure with the next file's. Raises OSError.
     """
     for file in scan.files:
         if file.torn or file is scan.files[-1]:
@@ -145,6 +155,9 @@ def make_sure(scan: LogScan, files: Files) -> None:
             try:
                 if file.torn:
                     files.truncate(fd, file.end)
+                if file is scan.files[-1]:
+                    os.lseek(fd, 0, os.SEEK_SET)
+                    files.write(fd, scan.last_bytes[: file.end])
                 files.datasync(fd)
             finally:
                 files.close(fd)

@@ -34,6 +34,7 @@ from staddle.catalog.logformat import (
 from staddle.catalog.logrecovery import LogFile, log_names, make_sure, read_records, scan_log
 from staddle.catalog.snapshots import Snapshot, newest_epoch, verified, write_snapshot
 from staddle.errors import ConfigError, Corrupt, Fenced, StaddleError, Unavailable, UsageError
+from staddle.platform.descriptors import none_free, when_free
 from staddle.platform.durable import FILES, Files, make_directories
 
 SEGMENT_BYTES = 16 << 20
@@ -41,6 +42,7 @@ ROOM_BYTES = 1 << 20
 QUEUE_BYTES_MAX = 64 << 20
 BATCH_BYTES = 4 << 20
 CLOSE_WAIT_S = 30.0
+DESCRIPTOR_WAIT_S = 10.0
 
 
 class _Waiting(msgspec.Struct, frozen=True):
@@ -291,8 +293,6 @@ class OpLog:
     def _write(self, encoded: list[bytes], last_lsn: int) -> None:
         """One frame, durable on return."""
         if self._logs[-1].end >= self._segment_bytes:
-            self._files_api.close(self._fd)
-            self._fd = -1
             self._begin_file(self._logs[-1].next_lsn)
         log = self._logs[-1]
         frame = encode_frame(encoded, log.header.salt, log.end)
@@ -316,21 +316,33 @@ class OpLog:
         os.lseek(self._fd, end, os.SEEK_SET)
 
     def _begin_file(self, first_lsn: int) -> None:
-        """A new file with its header and some room, whole and durable before it has its name."""
+        """A new file with its header and some room, whole and durable before it has its name.
+
+        While no descriptor is free, the file that is open takes more. Once the new one has its name there is
+        no way back: a record behind its beginning belongs into it.
+        """
         header = LogHeader(
             grid=self._grid, epoch=self.epoch, first_lsn=first_lsn, salt=secrets.token_bytes(32)
         )
         path = os.path.join(self._directory, file_name(self.epoch, first_lsn))
         temporary = path + ".tmp"
-        fd = self._files_api.create(temporary)
+        full = self._fd
+        try:
+            fd = self._files_api.create(temporary)
+        except OSError as error:
+            if full >= 0 and none_free(error):
+                return
+            raise
         try:
             self._files_api.write(fd, encode_header(header) + bytes(ROOM_BYTES))
             self._files_api.datasync(fd)
         finally:
             self._files_api.close(fd)  # Windows renames no open file
         self._files_api.replace(temporary, path)
-        self._files_api.sync_dir(self._directory)
-        self._fd = self._files_api.reopen(path)
+        when_free(lambda: self._files_api.sync_dir(self._directory), DESCRIPTOR_WAIT_S)
+        self._fd = when_free(lambda: self._files_api.reopen(path), DESCRIPTOR_WAIT_S)
+        if full >= 0:
+            self._files_api.close(full)
         os.lseek(self._fd, HEADER_BYTES, os.SEEK_SET)
         self._room_end = HEADER_BYTES + ROOM_BYTES
         with self._changed:

@@ -6,6 +6,7 @@ runs this in a process of its own and calls it over a local link. Here is everyt
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,10 @@ from typing import Any
 import msgspec
 
 from staddle.api.catalog import Catalog, ManifestRows, Record
+from staddle.catalog.failures import Ended, call_failed
 from staddle.errors import StaddleError, Unavailable, UsageError
+
+log = logging.getLogger(__name__)
 
 QUEUE_MAX = 1024
 APPLY_RECORDS = 2000
@@ -51,20 +55,28 @@ class CatalogOwner:
     """Runs a catalog in a thread of its own, in the order of the calls. Safe for use by several threads.
 
     Every method returns a future at once; a full queue raises Unavailable. After an error in a change the
-    catalog stands where it stood: ask `applied_lsn` and apply again from the log.
+    catalog stands where it stood: ask `applied_lsn` and apply again from the log. After `Ended` it takes
+    nothing more.
     """
 
-    def __init__(self, open_catalog: Callable[[], Catalog], queue_max: int = QUEUE_MAX) -> None:
+    def __init__(
+        self,
+        open_catalog: Callable[[], Catalog],
+        queue_max: int = QUEUE_MAX,
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
         """Open the catalog in its thread. Raises what opening raises.
 
         Args:
             open_catalog: opens it.
             queue_max: calls that may wait.
+            on_end: called by that thread when it ends: closed, or the catalog can't go on in this process.
         """
         self._queue: deque[_Work] = deque()
         self._queue_max = queue_max
         self._changed = threading.Condition()
         self._closing = False
+        self._on_end = on_end
         opened: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(open_catalog, opened), name="catalog", daemon=True
@@ -127,9 +139,12 @@ class CatalogOwner:
             opened.set_exception(error)
             return
         opened.set_result(None)
-        while group := self._take():
-            self._run(group)
-        self._catalog.close()
+        try:
+            while group := self._take():
+                self._run(group)
+            self._catalog.close()
+        finally:
+            self._on_end()
 
     def _take(self) -> list[_Work]:
         """The next call, or several `apply` calls that follow one another; nothing once closed and empty."""
@@ -149,13 +164,23 @@ class CatalogOwner:
                 result = group[0].run()
             else:
                 result = self._apply([record for work in group for record in work.records or ()])
-        except StaddleError as error:
-            _fail(group, error)
-        except Exception as error:  # noqa: BLE001 - the caller gets it, the thread goes on
-            _fail(group, StaddleError(f"catalog: {error}", code="CATALOG_FAILED", scope="cluster"))
+        except Exception as error:  # noqa: BLE001 - the caller gets it, the thread goes on if the catalog can
+            told = error if isinstance(error, StaddleError) else call_failed(error)
+            if isinstance(told, Ended):
+                group += self._give_up(told)
+            _fail(group, told)
         else:
             for work in group:
                 work.done.set_result(result)
+
+    def _give_up(self, error: Ended) -> list[_Work]:
+        """Take no more calls; those that wait."""
+        log.error("%s", error)
+        with self._changed:
+            self._closing = True
+            waiting = list(self._queue)
+            self._queue.clear()
+        return waiting
 
     def _apply(self, records: Sequence[Record]) -> int:
         self._catalog.apply(records)

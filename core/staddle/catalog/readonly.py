@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from staddle.api.catalog import QueryResult
+from staddle.catalog.failures import has_ended
 from staddle.errors import DeadlineExceeded, UsageError
 
 TABLE_FUNCTIONS = frozenset(
@@ -40,6 +41,7 @@ def run_query(
     Raises:
         UsageError: not one SELECT, refused, or wrong: with the database's own message.
         DeadlineExceeded: it took longer than `timeout_s`; nothing has changed.
+        duckdb.Error: the database has to be opened again (`has_ended`).
     """
     cursor = connection.cursor()
     overdue = threading.Event()
@@ -60,6 +62,8 @@ def run_query(
                 scope="op",
                 outcome="not_done",
             ) from None
+        if has_ended(error):
+            raise
         raise UsageError(f"SQL: {_first_words(error)}", hint=_HINT) from None
     finally:
         timer.cancel()

@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from staddle.errors import ConfigError, Corrupt, NewerFormat, NotFound
 from staddle.platform.durable import Files, write_file_durable
+from staddle.platform.readfault import is_read_fault
 
 SNAPSHOT_VERSION = 1
 SNAPSHOT_MAGIC = b"STADSNP\n"
@@ -69,6 +70,7 @@ def read_snapshot(directory: str, grid: bytes, lsn: int) -> Snapshot:
 
     Raises:
         NotFound, Corrupt, NewerFormat, ConfigError: none there; damaged; newer; of another grid.
+        OSError: it can't be read, for another reason than a bad block.
     """
     path = os.path.join(directory, f"snapshot-{lsn:016x}.snap")
     try:
@@ -76,6 +78,10 @@ def read_snapshot(directory: str, grid: bytes, lsn: int) -> Snapshot:
             data = file.read()
     except FileNotFoundError as error:
         raise NotFound(f"there is no snapshot {path}") from error
+    except OSError as error:
+        if not is_read_fault(error):
+            raise
+        raise Corrupt(f"snapshot {path}: {error.strerror or error}", hint="the older one is used") from error
     start = _HEADER.size + _DIGEST_BYTES
     if len(data) < start or not data.startswith(SNAPSHOT_MAGIC):
         raise Corrupt(f"snapshot {path}: not a snapshot", hint="the older one is used")
@@ -98,11 +104,19 @@ def read_snapshot(directory: str, grid: bytes, lsn: int) -> Snapshot:
 
 
 def newest_epoch(directory: str) -> int:
-    """Highest epoch that any snapshot's header names, verified or not; 0 for none."""
+    """Highest epoch that any snapshot's header names, verified or not; 0 for none.
+
+    One that can't be read names none: its term's log file has the epoch in its name. Raises OSError.
+    """
     epochs = [0]
     for _lsn, name in _names(directory):
-        with open(os.path.join(directory, name), "rb") as file:
-            head = file.read(_HEADER.size)
+        head = b""
+        try:
+            with open(os.path.join(directory, name), "rb") as file:
+                head = file.read(_HEADER.size)
+        except OSError as error:
+            if not is_read_fault(error):
+                raise
         if len(head) == _HEADER.size and head.startswith(SNAPSHOT_MAGIC):
             epochs.append(_HEADER.unpack(head)[4])
     return max(epochs)

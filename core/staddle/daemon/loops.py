@@ -8,6 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from staddle.platform import descriptors
 from staddle.platform.shortage import is_shortage
 
 T = TypeVar("T")
@@ -39,7 +40,8 @@ class Complaints:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a daemon's main coroutine until it ends."""
+    """Run a daemon's main coroutine until it ends, with all the descriptors that it may have."""
+    descriptors.raise_limit()
 
     async def told() -> T:
         asyncio.get_running_loop().set_exception_handler(Complaints())

@@ -22,6 +22,7 @@ from staddle.daemon.manager.core import Manager
 from staddle.daemon.setup import Identities
 from staddle.errors import StaddleError, Unavailable
 from staddle.platform import process
+from staddle.platform.shortage import is_shortage
 from staddle.wire.endpoint import connect
 from staddle.wire.link import Link
 from staddle.wire.messages import Hello
@@ -34,7 +35,8 @@ FEED_PAUSE_S = 0.05
 START_TIMEOUT_S = 60.0
 ASK_TIMEOUT_S = 120.0
 CHILD_STOP_S = 30.0
-RESTART_PAUSE_MAX_S = 30.0
+PAUSE_S = 1.0
+PAUSE_MAX_S = 30.0
 INGEST_QUEUE_BYTES_MAX = 64 << 20
 
 
@@ -70,6 +72,7 @@ class CatalogLink:
         self._manager.subscribe(self._on_records)
         await self._begin()
         self._task = asyncio.create_task(self._feed())
+        self._task.add_done_callback(self._manager.loop_ended)
 
     async def _begin(self) -> None:
         argv = [sys.executable, "-m", "staddle", "daemon", "catalog", "--home", self._home]
@@ -123,19 +126,23 @@ class CatalogLink:
             self._wake.set()
 
     async def _feed(self) -> None:
+        pause_s = PAUSE_S
         while True:
             try:
                 await self._feed_once()
-            except StaddleError as error:
+            except Exception as error:
                 if self._link is None or self._link.error is not None:
                     log.error("the catalog's process is gone, another is started: %s", error)
                     await self._begin_again()
                     continue
-                log.error("the catalog refused: %s", error)
-                await asyncio.sleep(1.0)
-            except Exception:
-                log.exception("the catalog can't be told, it is tried again")
-                await asyncio.sleep(1.0)
+                if isinstance(error, StaddleError):
+                    log.error("the catalog refused: %s", error)
+                else:
+                    log.exception("the catalog can't be told, it is tried again")
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, PAUSE_MAX_S)
+            else:
+                pause_s = PAUSE_S
             if not self._pending and not self._manifests:
                 await self._wake.wait()
                 self._wake.clear()
@@ -143,24 +150,23 @@ class CatalogLink:
 
     async def _begin_again(self) -> None:
         """Until it runs: questions fail meanwhile, backups do not."""
-        self._link, pause_s = None, 1.0
+        self._link, pause_s = None, PAUSE_S
         while True:
-            await self._end_child()
             try:
+                await self._end_child()
                 await self._begin()
-            except (StaddleError, OSError, RuntimeError) as error:  # no descriptor or thread left, too
-                log.error("the catalog does not start: %s", error)
-            except Exception:
-                log.exception("the catalog does not start")
+            except Exception as error:
+                told = isinstance(error, StaddleError) or is_shortage(error)
+                log.error("the catalog does not start: %s", error, exc_info=not told)
             else:
                 self.on_begun_again()
                 return
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
     async def _end_child(self) -> None:
-        """Its input is closed, so it ends; one that does not listen is killed."""
-        child, self._child = self._child, None
+        """Its input is closed, so it ends; one that does not listen is killed. Done again if it fails."""
+        child = self._child
         if child is None:
             return
         assert child.stdin is not None
@@ -174,6 +180,7 @@ class CatalogLink:
             process.kill(child.pid)
             await asyncio.to_thread(child.wait)
         child.stdout.close()
+        self._child = None
 
     async def _feed_once(self) -> None:
         link = self._alive()
@@ -193,7 +200,8 @@ class CatalogLink:
             try:
                 await link.request(INGEST.name, request, plain, timeout_s=ASK_TIMEOUT_S)
             except StaddleError as error:
-                if link.error is not None:
+                if link.error is not None or error.retry == "after":
+                    self._manifests.rotate(-1)
                     raise
                 # One that can't be taken must not stand in the way of all others; `Backfill` reads it again.
                 log.error("backup %d: manifest %s is not in the catalog: %s", backup, manifest.hex(), error)

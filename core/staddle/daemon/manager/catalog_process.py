@@ -73,10 +73,16 @@ def _plain(value: Any) -> Any:
 async def _serve(home: str, path: str) -> None:
     settings = load(home)
     open_catalog = PluginRegistry().catalog_type("duckdb").load()
-    owner = CatalogOwner(lambda: open_or_renew(path, lambda: open_catalog(path, manifest_format.decode)))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    process.exit_with_parent(lambda: loop.call_soon_threadsafe(stop.set))
+
+    def end() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    owner = CatalogOwner(
+        lambda: open_or_renew(path, lambda: open_catalog(path, manifest_format.decode)), on_end=end
+    )
+    process.exit_with_parent(end)
     identities = Identities(settings)
     hello = Hello(name="manager", role="manager", grid=identities.grid)
     server = await serve(

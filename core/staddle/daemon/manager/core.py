@@ -134,7 +134,7 @@ class Manager:
     def _append(self, records: list[Record]) -> None:
         try:
             durable = self.oplog.append(records)
-        except StaddleError as error:
+        except Exception as error:
             # The state is ahead of a log that takes nothing: only a new term can go on from the log.
             self._fail(error)
             raise
@@ -145,24 +145,25 @@ class Manager:
         self._loop.call_soon_threadsafe(self._durable, done)
 
     def _durable(self, done: Future[int]) -> None:
-        error = done.exception()
         try:
-            if isinstance(error, StaddleError):
-                raise error
             self._run(self.core.on_durable(done.result(), lease_clock_ns()))
-        except StaddleError as failure:
-            self._fail(failure)
+        except Exception as error:  # noqa: BLE001 - it ends the manager: answers that were due are lost
+            self._fail(error)
 
     def loop_ended(self, task: asyncio.Task[None]) -> None:
         """A loop that must run as long as the manager has ended: without it leases would never run out."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a loop of the manager failed", exc_info=error)
-            self._fail(StaddleError(f"the manager failed: {error!r}", code="INTERNAL", scope="cluster"))
+            self._fail(_internal(error))
 
-    def _fail(self, error: StaddleError) -> None:
+    def _fail(self, error: Exception) -> None:
         if not self.failed.done():
-            log.error("the manager ends: %s", error)
-            self.failed.set_exception(error)
+            log.error("the manager ends: %s", error, exc_info=not isinstance(error, StaddleError))
+            self.failed.set_exception(error if isinstance(error, StaddleError) else _internal(error))
+
+
+def _internal(error: BaseException) -> StaddleError:
+    return StaddleError(f"the manager failed: {error!r}", code="INTERNAL", scope="cluster")
 
 
 def _nothing(_: GridState) -> list[Op]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -39,11 +38,12 @@ from staddle.engine.health import Health, HealthLimits
 from staddle.engine.lease import LeaseLapsed, ManagerLease
 from staddle.engine.manager import ManagerCore
 from staddle.engine.state import GridState
-from staddle.errors import Fenced, StaddleError
+from staddle.errors import Fenced, StaddleError, UsageError
 from staddle.ids import Ids
 from staddle.obs import logs
 from staddle.platform.clock import lease_clock_ns
 from staddle.platform.durable import make_directories
+from staddle.platform.shortage import is_shortage
 from staddle.plugins import PluginRegistry
 from staddle.wire.endpoint import Server, serve
 from staddle.wire.handlers import Handlers
@@ -139,16 +139,11 @@ class Term:
                 pause_s = LEASE_TTL_S / 3
 
     async def _serve(self, manager: Manager) -> None:
-        state = manager.state
-        await manager.begin()
-        if not state.grid:
-            await manager.change(lambda _: [ops.GridCreated(grid=self.identities.grid)])
         catalog = CatalogLink(manager, self.identities, self.settings.home)
+        adoption = Adoption(manager)
         servers: list[Server] = []
         try:
-            await catalog.start()
-            adoption = Adoption(manager)
-            await adoption.begin()
+            await _unless_failed(manager, self._begin(manager, catalog, adoption))
             handlers, loops = self._assemble(manager, adoption, catalog)
             servers = await self._listen(handlers, catalog)
             tasks = [asyncio.create_task(loop) for loop in loops]
@@ -164,6 +159,14 @@ class Term:
             runfiles.withdraw(self.settings.home, "manager")
             await asyncio.gather(*(server.close() for server in servers))
             await catalog.stop()
+
+    async def _begin(self, manager: Manager, catalog: CatalogLink, adoption: Adoption) -> None:
+        """All that is done before anything is served."""
+        await manager.begin()
+        if not manager.state.grid:
+            await manager.change(lambda _: [ops.GridCreated(grid=self.identities.grid)])
+        await catalog.start()
+        await adoption.begin()
 
     def _assemble(
         self, manager: Manager, adoption: Adoption, catalog: CatalogLink
@@ -264,6 +267,20 @@ class Term:
                 await _snapshot(manager)
 
 
+async def _unless_failed(manager: Manager, work: Coroutine[Any, Any, None]) -> None:
+    """Work that ends with the term: a log that has failed answers nobody. Raises what ended it."""
+    task = asyncio.create_task(work)
+    ends: list[asyncio.Future[Any]] = [task, manager.failed]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if manager.failed.done():
+            manager.failed.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    task.result()
+
+
 async def _repeat(every_s: float, steps: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Work that can wait. One step that fails, for whatever reason, keeps no other from its turn."""
     while True:
@@ -289,9 +306,16 @@ async def _snapshot(manager: Manager) -> None:
     """Shorten the next start. The state may hold records that are not durable yet: then not now."""
     lsn = manager.state.lsn
     if lsn == manager.core.durable_lsn:
-        data = manager.state.dump()
-        with contextlib.suppress(StaddleError, OSError):
+        try:
+            data = manager.state.dump()
             await asyncio.to_thread(manager.oplog.write_snapshot, lsn, data)
+        except UsageError:  # there is one of this record
+            return
+        except Exception as error:
+            told = isinstance(error, StaddleError) or is_shortage(error)
+            log.warning(
+                "no snapshot of record %d, the next start reads more: %r", lsn, error, exc_info=not told
+            )
 
 
 async def _main(home: str) -> None:
