@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from agentkit import back_up, make_tree, running
 
+from staddle.daemon.agent import mending, publisher
+from staddle.daemon.agent.locator import Locator
+from staddle.errors import MediumFailed
+
 LIMIT_S = 30.0
 
 
@@ -69,6 +73,41 @@ def test_what_a_library_has_lost_is_known_again(tmp_path, seed, damage):
             await until(lambda: library.stats().entries == whole and not library.damaged())
             assert not library.lookup(fingerprints).unknown.any()
             assert await stored_bytes(grid, source, 2) < 1 << 16
+
+    asyncio.run(main())
+
+
+def test_no_partition_is_called_whole_while_a_medium_is_away(tmp_path, seed, monkeypatch):
+    monkeypatch.setattr(mending, "AGAIN_S", 0.05)
+    monkeypatch.setattr(publisher, "IDLE_S", 0.05)
+
+    async def main():
+        make_tree(tmp_path / "src", seed, files=20, big=2 << 20)
+        async with running(tmp_path / "home") as grid:
+            await stored_bytes(grid, os.fsencode(tmp_path / "src"), 1)
+            library = grid.agent.context.libraries["default"]
+            await grid.agent.publisher.catch_up(LIMIT_S)
+            await until(lambda: library.stats().entries > 0)
+            library.merge()
+            whole = library.stats().entries
+            await grid.agent.stop()
+            damage_run(library_path(grid))
+            tried = []
+
+            def away(*_):
+                tried.append(1)
+                raise MediumFailed("not mounted", scope="path")
+
+            with monkeypatch.context() as unmounted:
+                unmounted.setattr(Locator, "directory", away)
+                await grid.start_agent()
+                await until(lambda: "default" in grid.agent.context.libraries)
+                library = grid.agent.context.libraries["default"]
+                fingerprints = np.random.default_rng(1).integers(0, 256, (70_000, 32), dtype=np.uint8)
+                library.lookup(fingerprints)  # somebody looks at every partition
+                await until(lambda: len(tried) >= 5)
+                assert library.damaged()
+            await until(lambda: library.stats().entries == whole and not library.damaged())
 
     asyncio.run(main())
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import msgspec
@@ -29,6 +28,7 @@ from staddle.data.crypto import DomainKeys
 from staddle.data.known import KnownChunks
 from staddle.data.records import PAYLOAD_BYTES_MAX
 from staddle.errors import Unavailable
+from staddle.platform.threads import started_pool
 
 CONTAINER_BYTES = 16 * 1024 * 1024
 """A full container. Half of the format's largest: storing overlaps with packing within a segment of 64 MiB,
@@ -115,8 +115,8 @@ class Pipeline:
         s = self.settings
         self.batches = BufferPool(s.batch_bytes, s.batches_max)
         self.containers = BufferPool(s.container_bytes, s.containers_max)
-        self.workers = ThreadPoolExecutor(s.workers, thread_name_prefix="staddle-pack")
-        self.stores = ThreadPoolExecutor(s.containers_max, thread_name_prefix="staddle-store")
+        self.workers = started_pool(s.workers, "staddle-pack")
+        self.stores = started_pool(s.containers_max, "staddle-store")
         self._local = threading.local()
         self._lock = threading.Lock()
         self._segments = 0

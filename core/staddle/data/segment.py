@@ -96,10 +96,10 @@ class SegmentBuilder:
         """
         self._shared = shared
         self._plan = plan
-        chunker = shared.enter(plan)
+        self._runner = Runner(shared, plan)
+        chunker = shared.enter(plan)  # counted last: whatever fails before it has nothing to undo
         self._open = True
         self._head = head
-        self._runner = Runner(shared, plan)
         self._collector = Collector(
             chunker, self._runner.batch_buffer, shared.batches.release, self._runner.submit
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from collections.abc import Mapping
@@ -176,7 +177,7 @@ class AgentContext:
         except TimeoutError:
             future.cancel()
             raise Unavailable(f"the manager did not answer {operation.name} in time") from None
-        except asyncio.CancelledError:
+        except concurrent.futures.CancelledError:
             raise Unavailable("the agent is going down", retry="elsewhere", scope="agent") from None
 
     def close(self) -> None:
@@ -186,5 +187,5 @@ class AgentContext:
         for library in libraries:
             try:
                 library.close()
-            except StaddleError:
+            except (StaddleError, OSError):
                 continue  # a cache: the next start replays its log

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 GREET_WAIT_S = 10.0
 """How long the ready line waits for a manager; without one the agent serves and goes on trying."""
 OPEN_WAIT_S = 5.0
+MENDING_STOP_S = 1.0
+"""For a library that is being mended: a medium's answer or a merge may take longer than `stop` has time."""
 FREED_KEPT_BYTES = 64 << 20
 TRIM_ABOVE_BYTES = 224 << 20
 """About what one stream takes."""
@@ -159,8 +161,9 @@ class DataProcess:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.publisher.stop()
+        self.publisher.stop()
         await self.streams.close()
+        await self.publisher.ended(MENDING_STOP_S)
         await asyncio.gather(*(server.close() for server in self._servers), return_exceptions=True)
         await self.context.manager.close()
         await asyncio.to_thread(self._close_threads)
@@ -169,9 +172,9 @@ class DataProcess:
         self.reads.close()
         self.objects.close()
         self.greeter.close()
-        self.context.close()
         self.context.pipeline.close()
         self.context.media.close()
+        self.context.close()  # last: a library that merges is waited for
 
 
 async def _run(home: str, name: str) -> None:

@@ -100,12 +100,7 @@ class Locator:
                 errors.append(error)
         if not found:
             why = "; ".join(str(error) for error in errors) or "this agent reaches none of its media"
-            raise MediumFailed(
-                f"object {place.id.hex()} can't be read here: {why}",
-                hint="another agent may reach a copy",
-                retry="elsewhere",
-                scope="path",
-            )
+            raise _out_of_reach(place, why)
         return found
 
     # --- bad copies ---------------------------------------------------------------------------------
@@ -165,17 +160,33 @@ class Locator:
         return found
 
     def directory(self, place: Located, keys: DomainKeys) -> Directory:
-        """The directory of a container, from any copy. Raises what the last copy said."""
-        last: StaddleError | None = None
-        for copy in self._copies(place):
-            get = functools.partial(self._get, copy)
+        """The directory of a container, from any copy.
+
+        Raises what a copy said: as long as one can't be reached now, that; else that they are bad.
+        """
+        said: list[StaddleError] = []
+        for medium, name in place.copies:
+            if medium not in self._context.media.names:
+                continue
             try:
+                copy = Copy(self._context.media.volume(medium), name, place.size_bytes)
+                get = functools.partial(self._get, copy)
                 return ContainerReader(keys, get, copy.size_bytes, place.id).directory
             except StaddleError as error:
-                last = error
-        assert last is not None, "there was a copy"
-        raise last
+                said.append(error)
+        if not said:
+            raise _out_of_reach(place, "this agent reaches none of its media")
+        raise next((error for error in said if error.scope != "object"), said[-1])
 
     def _get(self, copy: Copy, offset: int, length: int) -> bytes:
         deadline = self._context.media.deadline(copy.volume.label.medium)
         return copy.volume.get(copy.name, offset, length, deadline)
+
+
+def _out_of_reach(place: Located, why: str) -> MediumFailed:
+    return MediumFailed(
+        f"object {place.id.hex()} can't be read here: {why}",
+        hint="another agent may reach a copy",
+        retry="elsewhere",
+        scope="path",
+    )

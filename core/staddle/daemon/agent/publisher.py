@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.locator import Locator
-from staddle.daemon.agent.mending import Mender
+from staddle.daemon.agent.mending import Mender, bad_for_good
 from staddle.dedup.library import Library
 from staddle.dedup.publication import Publication
 from staddle.errors import StaddleError
@@ -87,9 +87,13 @@ class Publisher:
                 if not done.done():
                     done.set_result(None)
 
-    async def stop(self) -> None:
-        """End what `run` has set off. After it was cancelled."""
-        await self._mender.stop()
+    def stop(self) -> None:
+        """End soon what `run` has set off. After it was cancelled."""
+        self._mender.stop()
+
+    async def ended(self, timeout_s: float) -> None:
+        """Wait for that, for so long at most."""
+        await self._mender.ended(timeout_s)
 
     async def _open_again(self, domain: str, library: Library) -> bool:
         """A disk that was full or broken may be well again. False: it is too soon to look."""
@@ -137,17 +141,21 @@ class Publisher:
         library.publish_many([], upto_lsn=upto_lsn)
 
     def _publication(self, domain: str, item: CommittedContainer) -> Publication | None:
-        """A container's directory: as this agent wrote it, or read. None if it can't be had.
+        """A container's directory: as this agent wrote it, or read. None if it can't be had for good.
 
-        Raises: StaddleError while it is worth another try.
+        Raises: StaddleError while it is worth another try; for a medium that is away that is always so.
         """
         container_id = item.object.id
         written = self._context.written.get(container_id)
         if written is None:
+            keys = self._context.keys(domain)
+            if all(medium not in self._context.media.names for medium, _ in item.object.copies):
+                log.debug("container %s is left out of the library: it lies elsewhere", container_id.hex())
+                return None
             try:
-                directory = self._locator.directory(item.object, self._context.keys(domain))
+                directory = self._locator.directory(item.object, keys)
             except StaddleError as error:
-                if self._again(container_id):
+                if not bad_for_good(error) or self._again(container_id):
                     raise
                 log.warning("container %s is left out of the library: %s", container_id.hex(), error)
                 return None

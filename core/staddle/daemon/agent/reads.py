@@ -19,7 +19,7 @@ from staddle.daemon.agent.locator import Locator
 from staddle.data.crypto import DomainKeys
 from staddle.data.manifest import ZERO_REGION, ManifestHead
 from staddle.data.reader import ChunkReader
-from staddle.errors import Corrupt, Denied, StaddleError, UsageError
+from staddle.errors import Corrupt, Denied, UsageError
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.base import Nothing, register
 from staddle.wire.ops.data import READ_CHUNKS, READ_MANIFEST, ReadChunks, ReadManifest
@@ -133,7 +133,7 @@ class ReadDesk:
         reader = found[1] if found is not None else self._new_reader(keys)
         try:
             yield reader
-        except StaddleError:
+        except BaseException:
             reader.close()
             raise
         with self._lock:

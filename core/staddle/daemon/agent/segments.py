@@ -131,8 +131,10 @@ class SegmentWorker:
         except Exception as error:  # noqa: BLE001 - it crosses threads: the driver tells the client
             self._tell_failure(error)
         finally:
-            self._clean_up()
-            self._tell(self._events.on_ended)
+            try:
+                self._clean_up()
+            finally:
+                self._tell(self._events.on_ended)
 
     def _take_all(self) -> None:
         while not self._cancelled:
@@ -158,7 +160,7 @@ class SegmentWorker:
 
     def _begin_finish(self, segment: Segment) -> None:
         with self._lock:
-            builder, self._builder = self._builder, None
+            builder = self._builder
             if builder is None:
                 raise StaddleError(
                     "a segment was closed that holds no record", code="INTERNAL", scope="agent"
@@ -169,8 +171,8 @@ class SegmentWorker:
                 name=f"store-{self._ticket.job}-{self._ticket.stream}",
                 daemon=True,
             )
-            self._finishing = builder, thread
-        thread.start()
+            thread.start()  # before it is handed over: where no thread is left, `_clean_up` must see to it
+            self._builder, self._finishing = None, (builder, thread)
 
     def _clean_up(self) -> None:
         with self._lock:

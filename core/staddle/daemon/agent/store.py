@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from staddle.api.media import Deadline, Medium, Volume
 from staddle.api.types import Buffer, Kind, Label, Receipt, object_name
-from staddle.errors import Corrupt, MediumFailed, NotFound, StaddleError
+from staddle.errors import Cancelled, Corrupt, MediumFailed, NotFound, StaddleError
 from staddle.ids import Ids
 
 PUT_TRIES = 2
@@ -42,6 +42,7 @@ class MediaSet:
         self._labels: dict[str, Label] = {}
         self._epoch = 0
         self._volumes: dict[str, Volume] = {}
+        self._unclosed: list[Volume] = []
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(puts_in_flight, thread_name_prefix="put")
 
@@ -77,6 +78,12 @@ class MediaSet:
         for volume in stale:
             _close_quietly(volume)
 
+    @property
+    def labelled(self) -> list[str]:
+        """The media whose volume is known, so that they can be used."""
+        with self._lock:
+            return list(self._labels)
+
     def volume(self, name: str) -> Volume:
         """The open volume of a medium; opened, and its label checked, on first use."""
         medium = self.medium(name)
@@ -100,9 +107,15 @@ class MediaSet:
         """Close a volume after an error, so that the next use proves its identity again."""
         with self._lock:
             volume = self._volumes.pop(name, None)
-        if volume is not None:
-            # A hung driver hangs in `close` too, and nobody has to wait for that.
-            threading.Thread(target=_close_quietly, args=(volume,), name=f"close-{name}", daemon=True).start()
+            if volume is None:
+                return
+            volumes, self._unclosed = [*self._unclosed, volume], []
+        # A hung driver hangs in `close` too, and nobody has to wait for that.
+        try:
+            threading.Thread(target=_close_all, args=(volumes,), name=f"close-{name}", daemon=True).start()
+        except RuntimeError:  # no thread is left: with the next one
+            with self._lock:
+                self._unclosed += volumes
 
     def get(self, name: str, object_name: str, size_bytes: int) -> Buffer:
         """A whole object, read in pieces with a deadline each. Raises Corrupt if it is too long."""
@@ -136,16 +149,21 @@ class MediaSet:
             placement: 8 bytes; random ones by default, new for each medium (M4).
         """
         result = PutResult()
-        futures = {
-            name: self._pool.submit(
-                self._put_one,
-                name,
-                object_name(kind, object_id, placement or self._ids.random(8)),
-                parts,
-                digest,
-            )
-            for name in media
-        }
+        futures: dict[str, Future[Receipt]] = {}
+
+        def put(medium: str, name: str) -> Receipt:
+            if medium in result.failed:
+                raise Cancelled("nobody waits for it, and its buffer has another use by now")
+            return self._put_one(medium, name, parts, digest)
+
+        for name in media:
+            try:
+                whole_name = object_name(kind, object_id, placement or self._ids.random(8))
+                futures[name] = self._pool.submit(put, name, whole_name)
+            except RuntimeError as error:  # no thread is left; the pool may begin it later all the same
+                result.failed[name] = MediumFailed(
+                    f"medium {name!r}: no thread for its copy: {error}", scope="agent"
+                )
         for name, future in futures.items():
             try:
                 result.receipts[name] = future.result()
@@ -173,12 +191,17 @@ class MediaSet:
         """Close everything. Idempotent."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            volumes, self._volumes = list(self._volumes.values()), {}
-        for volume in volumes:
-            _close_quietly(volume)
+            volumes, self._volumes = [*self._volumes.values(), *self._unclosed], {}
+            self._unclosed = []
+        _close_all(volumes)
         for medium in self._media.values():
             with contextlib.suppress(StaddleError):
                 medium.close()
+
+
+def _close_all(volumes: Sequence[Volume]) -> None:
+    for volume in volumes:
+        _close_quietly(volume)
 
 
 def _close_quietly(volume: Volume) -> None:

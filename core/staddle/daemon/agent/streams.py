@@ -22,6 +22,7 @@ from staddle.engine.messages import Ticket
 from staddle.engine.receiver import ReceiverLimits
 from staddle.errors import Denied, Fenced, NotFound, StaddleError, Unavailable
 from staddle.ids import IdsAfter
+from staddle.wire.channel import Channel
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.agents import USABLE, Usable
 from staddle.wire.ops.base import Nothing
@@ -113,20 +114,33 @@ class StreamDesk:
         if self._epochs.get((ticket.job, ticket.stream), 0) != ticket.epoch:
             self._places.release()
             raise Fenced("a later assignment of this stream was opened here")
-        stream = ServedStream(
-            self._context,
-            ticket,
-            call.channel,
-            lambda store: self._plan(ticket, store),
-            on_committed=self._on_committed,
-            on_ended=self._ended,
-            limits=self._limits,
-        )
-        self._streams[ticket.job, ticket.stream] = stream
-        self._all.add(stream)
-        stream.begin()
+        self._begin(ticket, call.channel)
         log.info("job %d stream %d: served from record %d on", ticket.job, ticket.stream, ticket.next_seq)
         return Nothing()
+
+    def _begin(self, ticket: Ticket, channel: Channel) -> None:
+        """Serve it in the place that was taken; if it can't begin, for want of a thread, that is freed."""
+        try:
+            stream = ServedStream(
+                self._context,
+                ticket,
+                channel,
+                lambda store: self._plan(ticket, store),
+                on_committed=self._on_committed,
+                on_ended=self._ended,
+                limits=self._limits,
+            )
+        except BaseException:
+            self._places.release()
+            raise
+        self._streams[ticket.job, ticket.stream] = stream
+        self._all.add(stream)
+        try:
+            stream.begin()
+        except BaseException:
+            stream.stop(Unavailable("the stream did not begin", retry="elsewhere", scope="agent"))
+            self._ended(stream)
+            raise
 
     def _checked(self, ticket: Ticket, call: Call) -> Ticket:
         """Refuse what is not for this agent, this grid, this moment. A ticket is opened once."""
@@ -165,10 +179,12 @@ class StreamDesk:
             ) from None
 
     def _ended(self, stream: ServedStream) -> None:
+        if stream not in self._all:
+            return  # it did not begin, and its thread has ended after all
         key = (stream.ticket.job, stream.ticket.stream)
         if self._streams.get(key) is stream:
             del self._streams[key]
-        self._all.discard(stream)
+        self._all.remove(stream)
         self._places.release()
 
     # --- what a stream may refer to -------------------------------------------------------------------
