@@ -12,6 +12,7 @@ from staddle.engine.jobs import (
     decide_expire,
     decide_finish,
     decide_sealed,
+    decide_waited,
 )
 from staddle.engine.messages import (
     Assigned,
@@ -194,6 +195,34 @@ def test_a_lost_medium_without_copies_ends_in_incomplete_and_names_what_is_gone(
     assert ended.state == "incomplete"
     assert ident(b"c1") in ended.lost
     assert bench.do(decide_finish(bench.state, FinishJob(job=job, session=b"s"), 4)) == ended
+
+
+def test_data_on_a_medium_that_is_away_are_waited_for_before_a_job_is_incomplete():
+    def state(medium):
+        bench.log(*decide_medium_state(bench.state, "m", medium, "", 0))
+
+    def sealed():
+        return bench.do(decide_sealed(bench.state, job, thing(b"s", "n"), "complete", 5))
+
+    ends = ((MediumStatus.UP, "complete"), (MediumStatus.LOST, "incomplete"), (None, "incomplete"))
+    for end, ends_as in ends:
+        bench = Bench(copies=1)
+        job = bench.job().job
+        ticket = bench.assign(job, 0).ticket
+        bench.commit(ticket, new=[b"c1"], media=("m",))
+        bench.close(ticket)
+        state(MediumStatus.OFFLINE)
+        asked = bench.do(decide_finish(bench.state, FinishJob(job=job, session=b"s"), 4))
+        assert isinstance(asked, SealNeeded)
+        waiting = sealed()
+        assert isinstance(waiting, Short)
+        assert ident(b"c1") in waiting.objects
+        if end is None:
+            assert bench.do(decide_waited(bench.state, job, 6)).state == ends_as
+        else:
+            state(end)
+            assert sealed().state == ends_as
+            assert bench.do(decide_waited(bench.state, job, 6)).state == ends_as
 
 
 @pytest.mark.parametrize("how", ["expire", "cancel"])

@@ -151,13 +151,17 @@ def decide_failover_done(t: Tables, report: FailoverDone) -> list[ops.Op]:
 # --- ends ---------------------------------------------------------------------------------------
 
 
-def lost_objects(t: Tables, backup: Backup) -> list[bytes]:
-    """Containers and manifests of a backup that have no copy on a medium that is up."""
+def lost_objects(t: Tables, backup: Backup, *, away: bool = False) -> list[bytes]:
+    """Containers and manifests of a backup that have no copy on a medium that is up.
+
+    With `away` those are none of them that have a copy on a medium that is offline, and may come back.
+    """
     wanted: set[bytes] = set()
     for row in backup.segments:
         wanted.add(row.manifest)
         wanted.update(row.ref_ids())
-    return sorted(i for i in wanted if i not in t.objects or not t.available(t.objects[i]))
+    there = t.recoverable if away else t.available
+    return sorted(i for i in wanted if i not in t.objects or not there(t.objects[i]))
 
 
 def decide_finish(t: Tables, request: FinishJob, wall_ns: int) -> tuple[list[ops.Op], FinishReply]:
@@ -165,9 +169,7 @@ def decide_finish(t: Tables, request: FinishJob, wall_ns: int) -> tuple[list[ops
 
     The driver also asks for jobs that a manager before it has left in `sealing`.
     """
-    job = t.jobs.get(request.job)
-    if job is None:
-        raise NotFound(f"no job {request.job}")
+    job = _known(t, request.job)
     if job.state not in ACTIVE:
         return [], ended_of(job)
     if job.state is JobState.RUNNING:
@@ -176,9 +178,9 @@ def decide_finish(t: Tables, request: FinishJob, wall_ns: int) -> tuple[list[ops
             first = (open_streams or job.streams)[0]
             return [], Stale(epoch=first.epoch, next_seq=first.next_seq)
     backup = t.backups[job.backup]
-    if lost := lost_objects(t, backup):
-        message = f"{len(lost)} objects of this backup have no available copy"
-        return _end(t, job, JobState.INCOMPLETE, message, wall_ns, lost=lost)
+    # What lies on media that are offline now is waited for, as everything else is: see `decide_sealed`.
+    if lost := lost_objects(t, backup, away=True):
+        return _end(t, job, JobState.INCOMPLETE, _no_copy(lost), wall_ns, lost=lost)
     if job.state is JobState.SEALING:
         return [], seal_needed(t, job)
     op = ops.JobSealing(
@@ -233,15 +235,14 @@ def decide_sealed(
     t: Tables, number: int, seal: StoredObject, state: str, wall_ns: int
 ) -> tuple[list[ops.Op], JobEnded | Short | SealNeeded]:
     """The seal is stored. `state` is what it says; if that is no longer true, another is needed."""
-    job = t.jobs.get(number)
-    if job is None:
-        raise NotFound(f"no job {number}")
+    job = _known(t, number)
     if job.state is not JobState.SEALING:
         return [], ended_of(job)
     backup, pool = t.backups[job.backup], t.pools[job.pool]
-    if lost := lost_objects(t, backup):
-        message = f"{len(lost)} objects of this backup have no available copy"
-        return _end(t, job, JobState.INCOMPLETE, message, wall_ns, lost=lost)
+    if lost := lost_objects(t, backup, away=True):
+        return _end(t, job, JobState.INCOMPLETE, _no_copy(lost), wall_ns, lost=lost)
+    if away := lost_objects(t, backup):
+        return [], Short(objects=away)
     domains = t.up_domains(pool)
     if len({domains[copy.medium] for copy in seal.copies if copy.medium in domains}) < pool.min_copies:
         missing = sorted(set(pool.media) - {copy.medium for copy in seal.copies})
@@ -251,11 +252,30 @@ def decide_sealed(
     return _end(t, job, JobState(state), "", wall_ns, seal=seal)
 
 
+def decide_waited(t: Tables, number: int, wall_ns: int) -> tuple[list[ops.Op], JobEnded | SealNeeded]:
+    """Media that are offline are no longer waited for: what is only on them is lost to this backup."""
+    job = _known(t, number)
+    if job.state is not JobState.SEALING:
+        return [], ended_of(job)
+    if lost := lost_objects(t, t.backups[job.backup]):
+        return _end(t, job, JobState.INCOMPLETE, _no_copy(lost), wall_ns, lost=lost)
+    return [], seal_needed(t, job)
+
+
+def _no_copy(lost: list[bytes]) -> str:
+    return f"{len(lost)} objects of this backup have no available copy"
+
+
+def _known(t: Tables, number: int) -> Job:
+    job = t.jobs.get(number)
+    if job is None:
+        raise NotFound(f"no job {number}")
+    return job
+
+
 def decide_cancel(t: Tables, request: CancelJob, wall_ns: int) -> tuple[list[ops.Op], JobEnded]:
     """Stop a job. What is durable stays as an incomplete backup."""
-    job = t.jobs.get(request.job)
-    if job is None:
-        raise NotFound(f"no job {request.job}")
+    job = _known(t, request.job)
     if job.state not in ACTIVE:
         return [], ended_of(job)
     return _end(t, job, JobState.CANCELLED, request.reason, wall_ns)

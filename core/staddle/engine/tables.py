@@ -285,6 +285,13 @@ class Tables:
             for copy in item.copies
         )
 
+    def recoverable(self, item: Object) -> bool:
+        """Has this object a copy that can be read now, or once a medium is back that is offline?"""
+        there = {MediumStatus.UP, MediumStatus.OFFLINE}
+        return any(
+            copy.medium in self.media and self.media[copy.medium].state in there for copy in item.copies
+        )
+
     def copies_present(self, item: Object) -> int:
         """Distinct failure domains that hold a copy on a medium that is up."""
         return len(

@@ -20,8 +20,10 @@ from staddle.daemon.agent.store import MediaSet
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.jobs import JobDesk
+from staddle.daemon.manager.placing import Placer
 from staddle.daemon.manager.presence import Presence
 from staddle.daemon.manager.reads import ReadDesk
+from staddle.daemon.manager.sealing import Sealer
 from staddle.data import manifest as manifest_format
 from staddle.data.crypto import ChunkerSpec, DomainKeys
 from staddle.data.manifest import ZERO_REGION
@@ -147,6 +149,7 @@ class Grid:
         await adoption.begin()
         domains = {"default": self.keys}
         presence = self.presence = Presence(manager, adoption, self.signer, domains, b"the keyring")
+        self.sealer = Sealer(manager, Placer(manager, presence), domains)
         jobs = self.jobs = JobDesk(
             manager=manager,
             adoption=adoption,
@@ -154,6 +157,7 @@ class Grid:
             catalog=self.catalog,
             signer=self.signer,
             domains=domains,
+            sealer=self.sealer,
         )
         handlers = Handlers()
         for desk in (presence, jobs, Reads(manager, adoption, presence, self.signer)):

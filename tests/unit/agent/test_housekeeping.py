@@ -13,11 +13,13 @@ from staddle.data.crypto import digest
 from staddle.data.label import encode
 from staddle.data.seal import decode_seal
 from staddle.data.sealed import open_object
+from staddle.engine.configure import decide_medium_state
 from staddle.engine.messages import CancelJob
+from staddle.engine.tables import MediumStatus
 from staddle.errors import Corrupt, Denied
 from staddle.ids import Ids
 from staddle.wire.ops.agents import BAD_COPY, BadCopy
-from staddle.wire.ops.jobs import CANCEL_JOB
+from staddle.wire.ops.jobs import CANCEL_JOB, FINISH_JOB
 
 
 def names_on(home, medium):
@@ -110,7 +112,7 @@ def test_a_cancelled_job_leaves_a_seal_on_the_media(tmp_path, seed):
             backup.segments.extend(state.backups[opened.created.backup].segments)
             await grid.client.call(CANCEL_JOB, CancelJob(job=second.created.job, reason="enough"))
             assert not backup.seal
-            await grid.jobs.mark_incomplete()
+            await grid.sealer.mark_incomplete()
             item = state.objects[backup.seal]
             assert {copy.medium for copy in item.copies} == {"m1", "m2"}
             for copy in item.copies:
@@ -118,7 +120,7 @@ def test_a_cancelled_job_leaves_a_seal_on_the_media(tmp_path, seed):
                 assert digest([blob]) == item.digest
                 seal = decode_seal(open_object(grid.keys, Kind.SEAL, item.id, blob))
                 assert (seal.state, seal.backup) == ("incomplete", backup.id)
-            await grid.jobs.mark_incomplete()
+            await grid.sealer.mark_incomplete()
             assert backup.seal == item.id
 
     asyncio.run(main())
@@ -140,5 +142,34 @@ def test_a_wrong_volume_is_held_against_the_agent_that_sees_it(tmp_path, seed):
             right = Label(grid=state.grid, medium="m1", volume=state.media["m1"].volume, created_ns=1)
             await grid.adoption.adopt("a1", {"m1": encode(right)})
             assert grid.adoption.problems() == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("wait_s", [60, 0])
+def test_a_job_whose_media_are_away_at_its_end_waits_for_them_as_its_pool_says(tmp_path, seed, wait_s):
+    async def main():
+        make_tree(tmp_path / "src", seed, files=2)
+        async with running(tmp_path / "home") as grid:
+            grid.manager.state.pools["default"].wait_offline_s = wait_s
+            call, later = grid.client.call_patiently, []
+
+            async def all_media(status, after_s=0.0):
+                await asyncio.sleep(after_s)
+                for name in ("m1", "m2"):
+                    await grid.manager.change(decide_medium_state, name, status, "", 0)
+
+            async def away_meanwhile(operation, *args, **options):
+                if operation is FINISH_JOB:
+                    await all_media(MediumStatus.OFFLINE)
+                    if wait_s:
+                        later.append(asyncio.create_task(all_media(MediumStatus.UP, 1.5)))
+                return await call(operation, *args, **options)
+
+            grid.client.call_patiently = away_meanwhile
+            _, finished, _ = await back_up(grid, os.fsencode(tmp_path / "src"))
+            assert finished.state == ("complete" if wait_s else "incomplete")
+            assert ("no available copy" in finished.message) == (not wait_s)
+            await asyncio.gather(*later)
 
     asyncio.run(main())

@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any, Literal
 
 import msgspec
 import zstandard
 
-from staddle.api.types import Kind
 from staddle.daemon.manager.adoption import Adoption
 from staddle.daemon.manager.allowance import Allowance, check_room
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
-from staddle.daemon.manager.placing import Placer
 from staddle.daemon.manager.presence import Presence
+from staddle.daemon.manager.sealing import Sealer
 from staddle.data.crypto import DomainKeys
-from staddle.data.seal import Seal, StreamEnd, encode_seal
-from staddle.engine.jobs import decide_sealed, ended_of
-from staddle.engine.marks import decide_marked, mark_needed, to_mark
+from staddle.engine.jobs import ended_of
 from staddle.engine.messages import (
     Assign,
     Assigned,
@@ -31,16 +26,13 @@ from staddle.engine.messages import (
     CommitOk,
     CreateJob,
     Ended,
-    FinishJob,
     JobCreated,
     JobEnded,
     RenewJob,
     SealNeeded,
-    Short,
     Stale,
-    StoredObject,
 )
-from staddle.engine.tables import ACTIVE, Job, JobState
+from staddle.engine.tables import ACTIVE, Job
 from staddle.errors import Denied, NotFound, StaddleError, Unavailable
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import jobs as wire
@@ -52,13 +44,6 @@ log = logging.getLogger(__name__)
 MANIFEST_BYTES_MAX = 64 << 20
 """Of one that comes with its COMMIT; a longer one is read from the media."""
 LOST_NAMES_MAX = 1000
-SEAL_TRIES = 5
-SEAL_PAUSE_S = 1.0
-_SEAL_STATES: dict[str, Literal["complete", "warnings", "incomplete"]] = {
-    "complete": "complete",
-    "warnings": "warnings",
-    "incomplete": "incomplete",
-}
 
 
 class JobDesk:
@@ -73,16 +58,16 @@ class JobDesk:
         catalog: CatalogLink,
         signer: TicketSigner,
         domains: dict[str, DomainKeys],
+        sealer: Sealer,
     ) -> None:
         self._manager = manager
         self._adoption = adoption
-        self._placer = Placer(manager, presence)
         self._catalog = catalog
         self._signer = signer
         self._domains = domains
+        self._sealer = sealer
         self._allowance = Allowance()
         self._seen: dict[int, wire.Renew] = {}
-        self._sealing: dict[int, asyncio.Task[JobEnded]] = {}
 
     def install(self, handlers: Handlers) -> None:
         """Add the operations."""
@@ -216,42 +201,8 @@ class JobDesk:
                 f"job {call.args.job} has open streams, or belongs to another process", code="NOT_DONE"
             )
         if isinstance(reply, SealNeeded):
-            reply = await asyncio.shield(self._seal(reply))
+            reply = await asyncio.shield(self._sealer.seal(reply.job))
         return await self._finished(reply)
-
-    def _seal(self, needed: SealNeeded) -> asyncio.Task[JobEnded]:
-        """One task per job, whoever asks for it and how often."""
-        task = self._sealing.get(needed.job)
-        if task is None:
-            task = asyncio.create_task(self._store_seal(needed))
-            self._sealing[needed.job] = task
-            task.add_done_callback(lambda _: self._sealing.pop(needed.job, None))
-        return task
-
-    async def _store_seal(self, needed: SealNeeded) -> JobEnded:
-        for _ in range(SEAL_TRIES):
-            stored = await self._put_seal(needed)
-            if stored is not None:
-                answer = await self._manager.change(
-                    decide_sealed, needed.job, stored, needed.state, time.time_ns()
-                )
-                if isinstance(answer, JobEnded):
-                    return answer
-                if isinstance(answer, SealNeeded):
-                    needed = answer
-                    continue
-                assert isinstance(answer, Short)
-            await asyncio.sleep(SEAL_PAUSE_S)
-        raise Unavailable(
-            f"the seal of job {needed.job} can't be stored now",
-            hint="the manager goes on trying; see `staddle status` for its media",
-        )
-
-    async def _put_seal(self, needed: SealNeeded) -> StoredObject | None:
-        """Store the seal on as many media as there are, over several agents if need be."""
-        keys = self._domains[needed.domain]
-        plain = encode_seal(_seal_of(needed, keys))
-        return await self._placer.store(Kind.SEAL, keys, plain, needed.media)
 
     async def _finished(self, ended: JobEnded) -> wire.Finished:
         state = self._manager.state
@@ -274,23 +225,6 @@ class JobDesk:
             lost=[bytes(path) for path in lost[:LOST_NAMES_MAX]],
             lost_count=len(lost),
         )
-
-    async def resume_sealing(self) -> None:
-        """Jobs that an earlier term has left without their seal."""
-        for number in list(self._manager.state.active):
-            job = self._manager.state.jobs[number]
-            if job.state is JobState.SEALING and number not in self._sealing:
-                reply: Any = await self._manager.ask(FinishJob(job=number, session=job.session))
-                if isinstance(reply, SealNeeded):
-                    # Nobody waits for it here: leases of other jobs run out meanwhile.
-                    self._seal(reply).add_done_callback(_log_failure)
-
-    async def mark_incomplete(self) -> None:
-        """Backups that were given up get their seal; what can't be stored now is tried again."""
-        for number in to_mark(self._manager.state):
-            stored = await self._put_seal(mark_needed(self._manager.state, number))
-            if stored is not None:
-                await self._manager.change(decide_marked, number, stored)
 
     async def _cancel(self, call: Call) -> wire.JobState:
         job = self._own(call, call.args.job)
@@ -353,39 +287,3 @@ class JobDesk:
                 for row in job.failovers
             ],
         )
-
-
-def _log_failure(task: asyncio.Task[JobEnded]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("%s", error)
-
-
-def _seal_of(needed: SealNeeded, keys: DomainKeys) -> Seal:
-    return Seal(
-        grid=keys.grid,
-        domain=keys.domain_id,
-        backup=needed.backup,
-        job=needed.job,
-        client=needed.client,
-        name=needed.name,
-        pool=needed.pool,
-        roots=needed.roots,
-        started_ns=needed.started_ns,
-        finished_ns=needed.finished_ns,
-        state=_SEAL_STATES[needed.state],
-        files=needed.files,
-        dirs=needed.dirs,
-        bytes_read=needed.bytes_read,
-        bytes_stored=needed.bytes_stored,
-        warnings=needed.warnings,
-        manager_epoch=needed.manager_epoch,
-        streams=[
-            StreamEnd(
-                stream=end.stream,
-                segments=end.segments,
-                last_manifest_id=end.last_manifest or None,
-                last_manifest_digest=end.last_digest or None,
-            )
-            for end in needed.streams
-        ],
-    )

@@ -25,11 +25,13 @@ from staddle.daemon.manager.gc import Collector
 from staddle.daemon.manager.jobs import JobDesk
 from staddle.daemon.manager.joining import TokenDesk
 from staddle.daemon.manager.orphans import OrphanSweeper
+from staddle.daemon.manager.placing import Placer
 from staddle.daemon.manager.presence import Presence
 from staddle.daemon.manager.reads import ReadDesk
 from staddle.daemon.manager.rebuild import Rebuilder
 from staddle.daemon.manager.repairing import Repairer
 from staddle.daemon.manager.salvage import Salvager
+from staddle.daemon.manager.sealing import Sealer
 from staddle.daemon.manager.verifying import VerifyDesk
 from staddle.daemon.runfiles import RunFile
 from staddle.daemon.setup import Identities, local_url
@@ -176,6 +178,7 @@ class Term:
         signer = TicketSigner.at(self.identities.ticket_key_path)
         domains = self.identities.domains()
         presence = Presence(manager, adoption, signer, domains, self.identities.keyring())
+        sealer = Sealer(manager, Placer(manager, presence), domains)
         jobs = JobDesk(
             manager=manager,
             adoption=adoption,
@@ -183,6 +186,7 @@ class Term:
             catalog=catalog,
             signer=signer,
             domains=domains,
+            sealer=sealer,
         )
         reads = ReadDesk(manager, adoption, presence, signer)
         collector = Collector(manager, presence, domains)
@@ -212,8 +216,8 @@ class Term:
         backfill = Backfill(manager, presence, catalog)
         steps = [collector.collect, sweeper.step, backfill.step]
         return handlers, [
-            self._tick(manager, jobs),
-            _repeat(MARK_EVERY_S, [jobs.mark_incomplete]),
+            self._tick(manager, sealer),
+            _repeat(MARK_EVERY_S, [sealer.mark_incomplete]),
             _repeat(COLLECT_EVERY_S, steps),
             repairer.run(),
         ]
@@ -253,13 +257,13 @@ class Term:
         if manager.failed.done():
             manager.failed.result()
 
-    async def _tick(self, manager: Manager, jobs: JobDesk) -> None:
+    async def _tick(self, manager: Manager, sealer: Sealer) -> None:
         last_snapshot = manager.state.lsn
         while True:
             await asyncio.sleep(TICK_S)
             try:
                 manager.tick()
-                await jobs.resume_sealing()
+                await sealer.resume()
             except StaddleError as error:
                 log.warning("jobs are looked after later: %s", error)
             if manager.core.durable_lsn - last_snapshot >= SNAPSHOT_RECORDS:

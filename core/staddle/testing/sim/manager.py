@@ -11,7 +11,7 @@ from staddle.engine import gc, repair
 from staddle.engine.commit import unusable
 from staddle.engine.configure import decide_medium_state
 from staddle.engine.health import Health, HealthLimits
-from staddle.engine.jobs import decide_finish, decide_sealed
+from staddle.engine.jobs import decide_finish, decide_sealed, decide_waited
 from staddle.engine.manager import Append, ManagerCore, ManagerEffect, Publish, Reply
 from staddle.engine.messages import CopyOf, FinishJob, SealNeeded
 from staddle.engine.state import GridState
@@ -223,6 +223,8 @@ class SimManager(Actor):
             if core.state.jobs[number].state is JobState.SEALING and ("seal", number) not in self.busy:
                 request = FinishJob(job=number, session=b"")
                 self.change(decide_finish, request, self.world.wall_ns, then=self._put_seal)
+                if self.world.chance(0.05):  # the pool's patience with media that are away is over
+                    self.change(decide_waited, number, self.world.wall_ns)
 
     def _put_seal(self, needed: object) -> None:
         core = self.core
