@@ -115,19 +115,49 @@ def test_every_error_class_is_documented_with_its_fields():
     assert documented == defined
 
 
+def nodes_of(*paths):
+    return (node for path in paths for node in ast.walk(ast.parse(path.read_bytes())))
+
+
 def test_every_special_error_code_is_documented():
+    sources = sorted((ROOT / "core").rglob("*.py"))
     used = {
         keyword.value.value
-        for path in sorted((ROOT / "core").rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_bytes()))
+        for node in nodes_of(*sources)
         if isinstance(node, ast.Call)
         for keyword in node.keywords
         if keyword.arg == "code"
         and isinstance(keyword.value, ast.Constant)
         and isinstance(keyword.value.value, str)
     }
+    of_classes = {
+        node.value.value
+        for node in nodes_of(*sources)
+        if isinstance(node, ast.Assign)
+        and [getattr(target, "id", "") for target in node.targets] == ["default_code"]
+        and isinstance(node.value, ast.Constant)
+    }
+    assert {"COMMAND_FAILED", "NEWER_FORMAT"} <= of_classes
+    used |= of_classes
     page = text_of(ROOT / "docs/errors.md")
     assert {code for code in used if f"`{code}`" not in page} == set(), "add them to docs/errors.md"
+
+
+def test_every_code_of_doctor_is_documented():
+    used = {
+        node.value
+        for node in nodes_of(ROOT / "core/staddle/cli/doctor.py")
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch("[A-Z]+(_[A-Z]+)*", node.value)
+    }
+    assert {"CONFIG", "KEYS_EXPOSED", "MEDIUM_DOWN"} <= used
+    documented = {
+        code
+        for row in table_rows(ROOT / "docs/errors.md", "What doctor finds")
+        for code in re.findall("`([A-Z_]+)`", row[0])
+    }
+    assert documented == used
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -107,6 +108,13 @@ def _in_words(error: ValueError | RecursionError, data: bytes) -> tuple[int, str
         found = re.search(r"\(at line (\d+), column \d+\)", str(error))
         return int(found[1]) if found else 1, str(error)
     return 1, "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
+def _has_port(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).port)
+    except ValueError:
+        return False
 
 
 class _Loader:
@@ -217,6 +225,7 @@ class _Loader:
             self._check_throttle(f"medium.{name}")
         for name in self.names("domain"):
             self._check_domain(f"domain.{name}")
+        self._check_places(media)
         self._check_listeners()
 
     def _check_media(self, table: str, media: list[str]) -> None:
@@ -275,8 +284,27 @@ class _Loader:
         taken: dict[str, str] = {}
         for table in ("manager", *(f"agent.{name}" for name in self.names("agent"))):
             url = self.tables.get(table, {}).get("listen")
-            if isinstance(url, str) and taken.setdefault(url, table) != table:
+            if not isinstance(url, str):
+                continue
+            if taken.setdefault(url, table) != table:
                 self.problems.add(self.place(table, "listen"), f"{url} is the address of [{taken[url]}] too")
+            elif url.startswith("tcp://") and not _has_port(url):
+                self.problems.add(self.place(table, "listen"), f"{url}: a port from 1 to 65535 is needed")
+
+    def _check_places(self, media: list[str]) -> None:
+        """Two tables for one place would be one medium under two names."""
+        taken: dict[tuple[Any, ...], str] = {}
+        for name in media:
+            table = self.tables[f"medium.{name}"]
+            path = table.get("path")
+            if not isinstance(path, str):
+                continue
+            # The same path on another server, in another share, is another place.
+            words = {key: value for key, value in table.items() if isinstance(value, str)}
+            words |= {"path": os.path.normpath(os.path.join(self.home, path)), "failure_domain": ""}
+            if (first := taken.setdefault(tuple(sorted(words.items())), name)) != name:
+                text = f"{path!r} is the place of [medium.{first}] too"
+                self.problems.add(self.place(f"medium.{name}", "path"), text)
 
 
 def initial_text(

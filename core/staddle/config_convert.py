@@ -185,7 +185,7 @@ def _type_info(kind: Any) -> msgspec.inspect.Type:
 def _rebase(value: Any, info: msgspec.inspect.Type, home: str) -> Any:
     if isinstance(info, msgspec.inspect.Metadata):
         if (info.extra or {}).get("staddle") == "home_path" and isinstance(value, str):
-            return os.path.join(home, value)
+            return os.path.join(home, value) if value else value  # an empty one is not the home
         return _rebase(value, info.type, home)
     if isinstance(info, msgspec.inspect.UnionType):
         for option in info.types:

@@ -1,19 +1,15 @@
 """A bad copy is made again from a good one, and goes afterwards; without a good one nothing goes."""
 
 import asyncio
-import contextlib
-import os
 import pathlib
 import random
 
 import pytest
-from agentkit import back_up, check, make_tree, restore, running, until
+from agentkit import check, restore, until
 from damagekit import flip_middle, rewrite
+from repairkit import mended, one, path_of
 
 from staddle.api.types import Kind
-from staddle.daemon.manager.orphans import OrphanSweeper
-from staddle.daemon.manager.repairing import Repairer
-from staddle.daemon.manager.salvage import Salvager
 from staddle.engine import repair
 from staddle.engine.commit import unusable
 from staddle.engine.gc import decide_copy_lost
@@ -21,35 +17,6 @@ from staddle.engine.messages import CopyOf
 from staddle.engine.tables import MediumStatus
 from staddle.errors import Corrupt, MediumFull
 from staddle.wire.ops.repair import REPAIR_OBJECT, BadPlacement, RepairObject
-
-
-@contextlib.asynccontextmanager
-async def mended(home, **options):
-    """A grid in one process with one backup and its repairer, which does nothing by itself."""
-    async with running(home, **options) as grid:
-        want = make_tree(home.parent / "src", 1, files=4, big=2 << 20)
-        opened, *_ = await back_up(grid, os.fsencode(home.parent / "src"))
-        grid.want, grid.backup = want, opened.created.backup
-        sweeper = OrphanSweeper(grid.manager, grid.adoption, grid.presence)
-        grid.repairer = Repairer(
-            grid.manager,
-            grid.adoption,
-            grid.presence,
-            sweeper=sweeper,
-            salvager=Salvager(grid.manager, grid.adoption, grid.presence, {"default": grid.keys}),
-            keyring=b"the keyring",
-        )
-        grid.ops = []
-        grid.manager.subscribe(lambda records: grid.ops.extend(record.op for record in records))
-        yield grid
-
-
-def one(grid, kind):
-    return next(item for item in grid.manager.state.objects.values() if item.kind == kind)
-
-
-def path_of(grid, copy):
-    return pathlib.Path(grid.home, "media", copy.medium, copy.name)
 
 
 def files_of(grid, item):

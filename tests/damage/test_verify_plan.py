@@ -187,3 +187,14 @@ def test_a_copy_that_is_bad_is_an_index_that_every_way_keeps_true(seed):
             assert item.bad == []
         assert item.placements()
         true()
+
+
+def test_the_only_copies_on_media_that_were_taken_out_are_away_and_named():
+    bench = Bench()
+    bench.backup(b"r1", new=[b"x"])  # on m and n
+    bench.log(ops.MediumChanged(name="m", state="retired", message="", at_ns=1))
+    rows = ask(desk(bench), limit=100).objects
+    assert {(row.medium, row.known) for row in rows} == {("n", "")}
+    bench.log(ops.MediumChanged(name="n", state="retired", message="", at_ns=1))
+    rows = ask(desk(bench), limit=100).objects
+    assert {(row.medium, row.known) for row in rows} == {("m", "away"), ("n", "away")}

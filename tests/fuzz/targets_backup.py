@@ -25,7 +25,7 @@ from staddle.client.attributes import apply_extra, apply_flags, rdev_of
 from staddle.client.base import BaseIndex
 from staddle.client.contents import plan
 from staddle.client.metadata import Metadata
-from staddle.client.onecontent import OneContent, Onto
+from staddle.client.onecontent import OneContent
 from staddle.client.owners import OwnerOptions, Owners
 from staddle.client.policy import Overwrite
 from staddle.client.restore import _NoAliases
@@ -133,7 +133,7 @@ def _restore_one(plain: bytes) -> str:
     """The content of /d/h, a hard link to /d/f, onto a file. It ends after two ways through the backup."""
     found = manifest_format.decode(plain)
     place = os.fsencode(os.path.join(scratch_dir("one"), "file"))
-    output, passes = OneContent(b"/d/h", 1, Tally(_say), lambda: Onto(place)), 0
+    output, passes = OneContent(b"/d/h", 1, Tally(_say), place), 0
     chunks = found.chunk_first.tolist(), found.chunk_count.tolist()
     try:
         while output.wanted:

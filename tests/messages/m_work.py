@@ -63,6 +63,18 @@ def no_such_file_in_the_backup(lab):
 
 
 @restore(
+    4,
+    "backup 1 has nothing that --include '*.jpeg', 'photos' takes",
+    "`staddle ls 1` shows it",
+    code="NOT_FOUND",
+)
+def patterns_that_take_nothing(lab):
+    """Patterns of `restore --include` that nothing in the backup matches."""
+    words = ("--include", "*.jpeg", "--include", "photos", "--to", lab.path("nothing"))
+    return lab.run("restore", "1", *words, "--home", lab.home)
+
+
+@restore(
     1,
     "cannot restore to 'DIR/source/letters/letter-0': not a directory",
     "name a directory you can write",

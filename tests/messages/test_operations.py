@@ -23,6 +23,7 @@ EXPECTED = {
     "the control process of an agent": ("An agent, or its host", "control process"),
     "a host that is cut off": ("A host that is cut off", "one direction"),
     "the manager stands still, and goes on": ("The manager", "silent"),
+    "the manager stands still, and does not go on": ("The manager", "staddle down\nstaddle up"),
     "no room for the log": ("The manager", "LOG_FAILED"),
     "a full medium": ("A medium that is full", "medium full"),
     "a read-only medium": ("A medium that is gone, read-only, or answers with errors", "read-only"),
@@ -35,8 +36,8 @@ EXPECTED = {
     "damaged or truncated objects": ("Damaged data on a medium", "--repair"),
     "a clock that jumps": ("A clock that jumps", "clock"),
     "a client that was killed": ("A client that was killed", "same job"),
-    "the client's disk is full": ("A client that was killed", "full disk"),
-    "two clients on one tree": ("A client that was killed", "one tree"),
+    "the client's disk is full": ("A full disk of a client", "no space left on device"),
+    "two clients on one tree": ("Two clients on one tree", "two jobs"),
     "the limit of open files": ("Limits of the system", "open files"),
     "the limit of memory": ("Limits of the system", "memory"),
 }

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import types
 import unicodedata
 
 import click
@@ -123,8 +124,9 @@ def test_a_status_a_finding_and_a_problem_with_evil_messages(monkeypatch, capsys
     async def found(_settings):
         return document
 
+    settings = types.SimpleNamespace(home=".", agent={"a": 1}, medium={"m": 1}, pool={"p": 1})
     monkeypatch.setattr(grid, "_status", found)
-    monkeypatch.setattr("staddle.config.load", lambda _home: None)
+    monkeypatch.setattr("staddle.config.load", lambda _home: settings)
     monkeypatch.setattr("staddle.client.connection.home_from_environment", lambda _home: "")
     grid.status.callback(home=".", as_json=False)
     monkeypatch.setattr(doctor, "_findings", lambda _home: [Finding(Level.WARN, "X", EVIL, EVIL)])

@@ -92,6 +92,12 @@ WRONG = {
         "[agent.a2]\nlisten = 'tcp://127.0.0.1:7421'\n",
         ":18: tcp://127.0.0.1:7421 is the address of [agent.a1] too",
     ),
+    "no port": ("[agent.a2]\nlisten = 'tcp://h:0'\n", ":18: tcp://h:0: a port from 1 to 65535"),
+    "large port": ("[agent.a2]\nlisten = 'tcp://h:999944185'\n", ":18: tcp://h:999944185: a port from 1"),
+    "same place": (
+        "[medium.a]\nplugin = 'directory'\npath = 'x'\n[medium.b]\nplugin = 'directory'\npath = 'y/../x/'\n",
+        ":22: 'y/../x/' is the place of [medium.a] too",
+    ),
     "copies": (
         "[pool.p]\nmedia = ['m1']\ncopies = 2\n",
         ":19: copies = 2, but its media lie in 1 failure domain(s)",
@@ -187,3 +193,16 @@ def test_line_index_sees_through_strings_comments_and_quotes():
     assert index.line(("y", "q r", "f")) == 12
     assert index.line(("y", "q r", "nowhere")) == 7
     assert index.line(("x",)) == 1
+
+
+def test_one_path_on_two_servers_is_two_places(home):
+    tables = "".join(
+        f"[medium.{name}]\nplugin = 'smb'\npath = 'x'\nserver = '{name}'\n" for name in ("a", "b")
+    )
+    assert sorted(load(home(BASE + tables)).medium) == ["a", "b", "m1"]
+
+
+def test_an_empty_path_is_no_place(home):
+    settings = load(home(BASE + "[medium.e]\nplugin = 'directory'\npath = ''\n"))
+    with pytest.raises(ConfigError, match="path must name a directory"):
+        settings.medium_config("e", PluginRegistry())

@@ -362,3 +362,19 @@ def test_a_medium_whose_table_is_gone_counts_for_nothing():
     bench.log(ops.MediumChanged(name="m", state="retired", message="", at_ns=1))
     assert repair.missing_copies(bench.state, item) == 1
     assert [copy.medium for copy in repair.sources(bench.state, item)] == ["n"]
+
+
+def test_what_lies_only_on_media_that_were_taken_out_is_counted_for_each_of_them():
+    bench = Bench()
+    bench.backup(b"r1", new=[b"x"])  # on m and n
+    assert repair.stranded(bench.state) == {}
+    bench.log(ops.MediumChanged(name="m", state="retired", message="", at_ns=1))
+    assert repair.stranded(bench.state) == {}, "n has a copy of each"
+    bench.log(ops.MediumChanged(name="n", state="offline", message="", at_ns=1))
+    assert repair.stranded(bench.state) == {}, "n may come back"
+    bench.log(ops.MediumChanged(name="n", state="retired", message="", at_ns=1))
+    every = len(bench.state.objects)
+    assert repair.stranded(bench.state) == {"m": every, "n": every}
+    item = bench.state.objects[ident(b"x")]
+    bench.log(ops.CopyAdded(object=item.id, copy=CopyOf("o", "c0/new")))
+    assert repair.stranded(bench.state) == {"m": every - 1, "n": every - 1}

@@ -337,3 +337,45 @@ def test_probe_sees_a_file_system_that_replaces(tmp_path, monkeypatch):
     findings = {finding.name: finding for finding in make(tmp_path).probe(soon())}
     assert not findings["CONDITIONAL_PUT"].holds
     assert os.listdir(tmp_path) == []
+
+
+def test_a_label_is_written_again_in_the_place_of_the_one_that_was_seen_only(medium, volume, tmp_path):
+    put(volume)
+    label = tmp_path / "v" / "staddle-volume.txt"
+    for found in (b"damaged", b""):
+        label.unlink()
+        if found:
+            label.write_bytes(found)
+        with pytest.raises(errors.Conflict):
+            medium.relabel(LABEL, TEXT, b"what was seen before", soon())
+        assert (label.read_bytes() if found else not label.exists()) == (found or True)
+        with pytest.raises(errors.MediumFailed):
+            medium.open(LABEL, "read", 1, soon())
+        medium.relabel(LABEL, TEXT, found, soon())
+        assert label.read_bytes() == TEXT
+        medium.relabel(LABEL, TEXT, found, soon())  # again, after an answer that was lost
+        assert os.listdir(tmp_path / "v" / "tmp") == []
+    assert put(volume, name="c0/01").size_bytes == 4, "an open volume goes on"
+
+
+def test_a_place_is_opened_for_reading_whatever_its_label_is(medium, volume, tmp_path):
+    put(volume)
+    label = tmp_path / "v" / "staddle-volume.txt"
+    for spoil in (lambda: label.write_bytes(b"damaged"), label.unlink):
+        spoil()
+        unlabelled = medium.open_unlabelled(LABEL, soon())
+        assert unlabelled.get(NAME, 0, 4, soon()) == b"data"
+        with pytest.raises(errors.Denied):
+            put(unlabelled, name="c0/01")
+    os.rename(tmp_path / "v", tmp_path / "gone")
+    with pytest.raises(errors.MediumFailed):
+        medium.open_unlabelled(LABEL, soon())
+
+
+def test_no_label_is_written_below_an_empty_mount_point(tmp_path, monkeypatch):
+    (tmp_path / "v").mkdir()
+    monkeypatch.setattr(directory.os.path, "ismount", lambda path: False)
+    with pytest.raises(errors.MediumFailed) as caught:
+        make(tmp_path / "v", mount=True).relabel(LABEL, TEXT, b"", soon())
+    assert caught.value.code == "NOT_MOUNTED"
+    assert os.listdir(tmp_path / "v") == []

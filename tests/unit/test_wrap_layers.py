@@ -268,14 +268,14 @@ def test_a_hung_call_is_in_doubt_and_too_many_make_the_medium_suspect():
     release = threading.Event()
     for _ in range(2):
         with pytest.raises(errors.DeadlineExceeded) as caught:
-            layer.around(call(seconds=0.05), lambda: release.wait(20))
+            layer.around(call(seconds=1.0), lambda: release.wait(20))
         assert caught.value.outcome == "in_doubt"
     assert layer.hung == 2
     before = threading.active_count()
     with pytest.raises(errors.MediumFailed) as refused:
         layer.around(call(), lambda: 1)
     assert (refused.value.code, refused.value.outcome) == ("MEDIUM_SUSPECT", "not_done")
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # those of other tests may end meanwhile
     release.set()
     until_s = time.monotonic() + 10
     while layer.hung and time.monotonic() < until_s:

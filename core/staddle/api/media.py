@@ -144,6 +144,23 @@ class Medium(Protocol):
         """Free every resource. Idempotent."""
 
 
+@runtime_checkable
+class Relabels(Protocol):
+    """What a medium may be able to do besides: have the label of a volume written again.
+
+    Whether a place without a sound label is that volume is the core's to prove, by the objects in it.
+    """
+
+    def open_unlabelled(self, label: Label, deadline: Deadline) -> Volume:
+        """Open the place for reading as the volume of `label`, whatever label it has, if it has one."""
+
+    def relabel(self, label: Label, text: bytes, found: bytes, deadline: Deadline) -> None:
+        """Put `text` in the place of the label `found` (empty: there is none), whole and durably.
+
+        Raises Conflict if by now another label than these two is there.
+        """
+
+
 class MediumFactory(Protocol):
     """Makes a medium from its configuration; does no I/O yet."""
 

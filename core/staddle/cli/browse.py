@@ -33,6 +33,7 @@ _TYPES = {
     11: "named_stream",
 }
 _DIRECTORY = 2
+_HARDLINK = 4
 _NO_FILES = {9, 10}
 _LETTERS = {2: "d", 3: "l", 5: "p", 6: "s", 7: "b", 8: "c"}
 
@@ -143,6 +144,8 @@ def _mode(entry: Entry) -> str:
 
 def _addition(entry: Entry) -> str:
     """What follows the path: where a link leads, or that the content is no file's."""
+    if entry["link"] and entry["type"] == _HARDLINK:
+        return f" (hard link to {entry['link']})"  # the arrow is a symlink's; what it links to may be one
     if entry["link"]:
         return f" -> {entry['link']}"
     return f" ({_TYPES[entry['type']]})" if entry["type"] in _NO_FILES else ""

@@ -8,15 +8,19 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from staddle.cli.grid import home_option, json_option
+from staddle.cli.grid import gaps, home_option, json_option
 from staddle.cli.output import say
 from staddle.config import Settings
 from staddle.errors import StaddleError
 from staddle.obs.health import Finding, Level, worst
+
+if TYPE_CHECKING:
+    from staddle.client.connection import ClientSettings
 
 _PROBLEM_LIMIT = 100
 
@@ -40,7 +44,8 @@ def doctor(home: str | None, as_json: bool) -> None:
 
 
 def _findings(home: str | None) -> Iterator[Finding]:
-    from staddle.client.connection import home_from_environment
+    from staddle.cli.joined import in_words, joined_grid
+    from staddle.client.connection import home_from_environment, local_settings
     from staddle.config import load
     from staddle.plugins import PluginRegistry
 
@@ -51,15 +56,21 @@ def _findings(home: str | None) -> Iterator[Finding]:
     if not problems:
         yield Finding(Level.OK, "PLUGINS", f"{len(registry.all())} plugins can be loaded")
     try:
+        if joined := joined_grid(home):
+            yield Finding(Level.OK, "CONFIG", in_words(joined))
+            yield from asyncio.run(_grid(joined, set(), set()))
+            return
         settings = load(home_from_environment(home))
         for name in settings.medium:
             settings.medium_config(name, registry)
     except StaddleError as error:
         yield Finding(Level.ERR, "CONFIG", error.message, error.hint)
         return
+    if lacking := "; ".join(gaps(settings)):
+        yield Finding(Level.ERR, "CONFIG", lacking, "add the table, then staddle down and staddle up")
     yield Finding(Level.OK, "CONFIG", f"{len(settings.agent)} agents, {len(settings.medium)} media")
     yield from _keys(settings)
-    yield from asyncio.run(_grid(settings))
+    yield from asyncio.run(_grid(local_settings(settings.home), set(settings.agent), set(settings.medium)))
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
@@ -85,13 +96,12 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.OK, "RECOVERY_KEY", "the recovery key was exported")
 
 
-async def _grid(settings: Settings) -> list[Finding]:
-    from staddle.client.connection import GridConnection, local_settings
-    from staddle.wire.ops.admin import STATUS, Status
+async def _grid(settings: ClientSettings, agents: set[str], media: set[str]) -> list[Finding]:
+    """What the manager says; `agents` and `media` are those that this host's configuration names."""
+    from staddle.cli.joined import ask_status
 
     try:
-        async with GridConnection(local_settings(settings.home)) as grid:
-            found = await grid.manager.call(STATUS, Status(), timeout_s=5.0)
+        found = await ask_status(settings)
     except StaddleError as error:
         return [Finding(Level.ERR, "MANAGER_DOWN", error.message, error.hint or "staddle up")]
     findings = [
@@ -103,15 +113,16 @@ async def _grid(settings: Settings) -> list[Finding]:
     for agent in found.agents:
         level = Level.OK if agent.state == "up" else Level.ERR
         code = "AGENT" if level is Level.OK else "AGENT_DOWN"
-        hint = "" if level is Level.OK else "staddle up"
+        # On a host that has joined there is nothing to start.
+        hint = "" if level is Level.OK else "staddle up" if agents else "on the grid's own host: staddle up"
         findings.append(Finding(level, code, f"{agent.name} is {agent.state}", hint))
     for medium in found.media:
         level = Level.OK if medium.state == "up" else Level.ERR
         code = "MEDIUM" if level is Level.OK else "MEDIUM_DOWN"
         text = f"{medium.name} is {medium.state}" + (f": {medium.message}" if medium.message else "")
         findings.append(Finding(level, code, text))
-    missing = sorted(settings.agent.keys() - {agent.name for agent in found.agents})
-    missing += sorted(settings.medium.keys() - {medium.name for medium in found.media})
+    missing = sorted(agents - {agent.name for agent in found.agents})
+    missing += sorted(media - {medium.name for medium in found.media})
     if missing:
         text = f"{', '.join(missing)}: in the configuration, but not in the grid that runs"
         findings.append(Finding(Level.WARN, "NOT_IN_USE", text, "staddle down, then staddle up"))

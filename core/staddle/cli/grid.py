@@ -90,7 +90,7 @@ def up(home: str | None, as_json: bool) -> None:
             say(f"{run.part} is up (pid {run.pid})")
         if not started:
             say("everything runs already")
-    for line in away:
+    for line in [*gaps(settings), *away]:
         say(f"staddle: warning: {line}", err=True)
     if away and not started:
         say("staddle: after a change of staddle.toml: `staddle down`, then `staddle up`", err=True)
@@ -110,19 +110,26 @@ def _check_media(settings: Settings) -> None:
             settings.medium_config(name, registry)
 
 
+def gaps(settings: Settings) -> list[str]:
+    """What a configuration lacks to be of use, in words."""
+    wanted = {"agent": settings.agent, "medium": settings.medium, "pool": settings.pool}
+    return [f"no [{family}.NAME] is in staddle.toml" for family, tables in wanted.items() if not tables]
+
+
 async def _await_usable(settings: Settings) -> list[str]:
     """Wait a moment for agents and media to be seen; those that are still away, in words."""
     end = time.monotonic() + UP_WAIT_S
     while True:
         document = await _status(settings)
         away = [f"agent {a['name']} is {a['state']}" for a in document["agents"] if a["state"] != "up"]
-        away += [
-            f"medium {m['name']}{' at ' + m['path'] if m['path'] else ''} is {m['state']}: {m['message']}"
-            for m in document["media"]
-            if m["state"] not in {"up", "busy"}
-        ]
-        if not away or time.monotonic() >= end:
-            return away
+        bad = [m for m in document["media"] if m["state"] not in {"up", "busy"}]
+        # One that was taken out of the configuration does not come back by waiting.
+        awaited = away or any(m["state"] != "retired" for m in bad)
+        if not awaited or time.monotonic() >= end:
+            return away + [
+                f"medium {m['name']}{' at ' + m['path'] if m['path'] else ''} is {m['state']}: {m['message']}"
+                for m in bad
+            ]
         await asyncio.sleep(0.1)
 
 
@@ -149,15 +156,33 @@ def down(home: str | None, as_json: bool) -> None:
 @home_option
 @json_option
 def status(home: str | None, as_json: bool) -> None:
-    """Manager, agents and media, and how they are. Works when the manager is down, too."""
+    """Manager, agents and media, and how they are. Works when the manager is down, too.
+
+    On a host that has joined a grid: what the manager says of it.
+    """
+    from staddle.cli.joined import in_words, joined_grid, joined_status
     from staddle.client.connection import home_from_environment
     from staddle.config import load
 
-    settings = load(home_from_environment(home))
-    document = asyncio.run(_status(settings))
+    where = ""
+    if joined := joined_grid(home):
+        document = asyncio.run(joined_status(joined))
+    else:
+        settings = load(home_from_environment(home))
+        document, where = asyncio.run(_status(settings)), settings.home
     if as_json:
         click.echo(json.dumps(document))
         return
+    if joined:
+        say(in_words(joined))
+    else:
+        for line in gaps(settings):
+            say(f"staddle: {line}", err=True)
+    _show_status(document, where)
+
+
+def _show_status(document: dict[str, Any], home: str) -> None:
+    """In words. `home` is empty on a host that has joined."""
     manager = document["manager"]
     say(f"manager {manager['state']}  {manager['url']}  pid {manager['pid'] or '-'}")
     table(
@@ -168,12 +193,15 @@ def status(home: str | None, as_json: bool) -> None:
     table(["medium", "state", "plugin", "free", "path"], rows)
     if manager["state"] in {"down", "silent"}:
         # It is the reason why all of them are unknown: said once.
-        say("staddle: the manager does not answer; `staddle up` starts what is missing", err=True)
+        why = (
+            "the manager does not answer; `staddle up` starts what is missing" if home else manager["message"]
+        )
+        say(f"staddle: {why}", err=True)
         return
-    if not manager["pid"]:
+    if home and not manager["pid"]:
         say(
             f"staddle: a manager of this grid answers at {manager['url']}, but none was started from "
-            f"{settings.home}; is this a copy of another home? two must not be used at once",
+            f"{home}; is this a copy of another home? two must not be used at once",
             err=True,
         )
     for medium in document["media"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -78,9 +77,5 @@ def time_text(at_ns: int) -> str:
 
 
 def path_text(path: bytes) -> str:
-    """A path for a terminal: bytes that are not text become replacement characters."""
-    return (
-        path.decode(errors="replace")
-        if os.name == "nt"
-        else os.fsdecode(path).encode(errors="replace").decode()
-    )
+    r"""A path for a terminal: bytes that are not text become escapes such as `\xff`."""
+    return path.decode(errors="backslashreplace")

@@ -25,6 +25,13 @@ _INTEGRITY = 13
 _POLICIES = ("always", "if-changed", "if-newer", "never")
 
 
+def _once(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """The value of an option that stands there at most once: a second place must not win silently."""
+    if len(given) > 1:
+        raise click.BadParameter("it is given twice", ctx, param)
+    return given[0] if given else None
+
+
 @click.command()
 @click.argument("backup")
 @click.argument("paths", nargs=-1, type=GIVEN, metavar="[PATH]...")
@@ -32,12 +39,19 @@ _POLICIES = ("always", "if-changed", "if-newer", "never")
     "--to",
     "target",
     type=GIVEN,
+    multiple=True,
+    callback=_once,
     metavar="DIR",
     help="The full source path appears below it; `-`: one file to stdout.",
 )
 @click.option("--in-place", is_flag=True, help="Restore to the original paths.")
 @click.option(
-    "--onto", type=GIVEN, metavar="DEVICE_OR_FILE", help="Write the content of one file or image onto it."
+    "--onto",
+    type=GIVEN,
+    multiple=True,
+    callback=_once,
+    metavar="DEVICE_OR_FILE",
+    help="Write the content of one file or image onto it.",
 )
 @click.option("--name", default="", metavar="NAME", help="With `latest`: the newest backup of this name.")
 @click.option(
@@ -125,12 +139,13 @@ def _options(given: dict[str, Any], home: str | None) -> RestoreOptions:
 
 
 def _protected(home: str | None) -> list[bytes]:
-    """The directories of this system's own grid, and of this client."""
+    """The directories of this system's own grid, with its media, and of this client."""
     from staddle.client.connection import client_directory, home_from_environment
+    from staddle.client.own import own_places
     from staddle.client.scan import absolute
     from staddle.errors import StaddleError
 
-    found = [client_directory()]
+    found = [client_directory(), *own_places(home)]
     with contextlib.suppress(StaddleError):
         found.append(home_from_environment(home))
     return [absolute(each) for each in found if each and os.path.isdir(each)]

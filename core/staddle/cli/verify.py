@@ -38,14 +38,14 @@ def verify(
     from staddle.client.progress import Progress
 
     progress = Progress("verify", as_json=as_json)
-    summary, files_hit = with_grid(
+    summary, files_hit, lost_seals = with_grid(
         home, lambda grid: _run(grid, list(backups), progress, read_data=read_data, repair=repair)
     )
     if as_json:
         document = dataclasses.asdict(summary) | {"read_data": read_data, "files_hit": files_hit}
         progress.line({"message_type": "summary", **document, "duration_s": round(summary.duration_s, 3)})
     else:
-        _show(summary, read_data=read_data, repair=repair)
+        _show(summary, lost_seals, read_data=read_data, repair=repair)
     return exit_code(summary)
 
 
@@ -56,32 +56,83 @@ def exit_code(summary: VerifySummary) -> int:
     return _WARNINGS if summary.findings or summary.unchecked else 0
 
 
+class _Findings:
+    """Tells what is wrong, and keeps what the summary needs to know of it.
+
+    Attributes:
+        lost_seals: seals that have no good copy, and got no new one.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._labels: dict[str, Finding] = {}
+        self._again = 0
+        self._restored: set[str] = set()
+        self.lost_seals: set[str] = set()
+
+    def add_label(self, finding: Finding) -> None:
+        """A label that was repaired or could not be, before anything was checked."""
+        self._labels[finding.medium] = finding
+        self._tell(finding)
+
+    def add(self, finding: Finding) -> None:
+        """What the check has found."""
+        from staddle.client.verify import LOST
+
+        if finding.kind == "label" and finding.medium in self._labels:
+            self._again += 1  # it was told of, with what became of it
+            return
+        # The manager mends by itself, too: what nothing needs any more was replaced, or pruned.
+        if finding.verdict == LOST and finding.repair.startswith(("repaired", "not needed")):
+            self._restored.add(finding.object)
+        elif finding.verdict == LOST and finding.kind == "seal":
+            self.lost_seals.add(finding.object)
+        self._tell(finding)
+
+    def counted_in(self, summary: VerifySummary) -> VerifySummary:
+        """The summary with the labels, and without what was lost and is there again."""
+        labels, restored = len(self._labels) - self._again, len(self._restored)
+        return dataclasses.replace(
+            summary,
+            findings=summary.findings + labels,
+            objects_damaged=summary.objects_damaged + labels + restored,
+            objects_lost=summary.objects_lost - restored,
+            repaired=summary.repaired + sum(each.repair == "repaired" for each in self._labels.values()),
+        )
+
+    def _tell(self, finding: Finding) -> None:
+        if self._progress.as_json:
+            self._progress.line({"message_type": "finding", **dataclasses.asdict(finding)})
+        else:
+            self._progress.lost(b"", finding.text())
+
+
 async def _run(
     grid: GridConnection, backups: list[int], progress: Progress, *, read_data: bool, repair: bool
-) -> tuple[VerifySummary, int]:
+) -> tuple[VerifySummary, int, int]:
+    """Check; the summary, how many files are hit, and how many seals are lost."""
+    from staddle.client.labels import repair_labels
     from staddle.client.verify import Verify
 
-    def on_finding(finding: Finding) -> None:
-        if progress.as_json:
-            progress.line({"message_type": "finding", **dataclasses.asdict(finding)})
-        else:
-            progress.lost(b"", finding.text())
+    found = _Findings(progress)
 
     def on_total(size_bytes: int) -> None:
         progress.total_bytes = size_bytes
 
     async with progress.running():
+        for label in await repair_labels(grid) if repair else []:
+            found.add_label(label)
         work = Verify(
             grid,
             backups,
             read_data=read_data,
             repair=repair,
             tally=progress.tally,
-            on_finding=on_finding,
+            on_finding=found.add,
             on_total=on_total,
         )
-        summary = await work.run()
-    return summary, await _tell_hits(grid, work, progress)
+        summary = found.counted_in(await work.run())
+    return summary, await _tell_hits(grid, work, progress), len(found.lost_seals)
 
 
 async def _tell_hits(grid: GridConnection, work: Verify, progress: Progress) -> int:
@@ -99,8 +150,9 @@ async def _tell_hits(grid: GridConnection, work: Verify, progress: Progress) -> 
     for number, hit in sorted(work.hits.items()):
         try:
             files, more = await _tell_files(grid, number, hit, progress)
+            fate = _fate(files, hit) + more
         except StaddleError as error:
-            files, more = 0, f"; which of its files are hit can't be told: {error.message}"
+            files, fate = 0, f"which of its files are hit can't be told: {error.message}"
         total += files
         counts = {f"objects_{verdict}": count for verdict, count in sorted(hit.objects.items())}
         if progress.as_json:
@@ -109,7 +161,7 @@ async def _tell_hits(grid: GridConnection, work: Verify, progress: Progress) -> 
             continue
         named = f" ({names[number]})" if number in names else ""
         count = hit.objects.total()
-        say(f"backup {number}{named}: {_counted(count, 'object')} hit, {_fate(files, hit)}{more}", err=True)
+        say(f"backup {number}{named}: {_counted(count, 'object')} hit, {fate}", err=True)
     return total
 
 
@@ -136,11 +188,13 @@ def damage_lines(status: dict[str, Any]) -> list[str]:
     if damaged > lost:
         lines.append(f"{_counted(damaged - lost, 'object')} being repaired; bad copies: {where or 'none'}")
     if lost:
-        lines.append(f"{_counted(lost, 'object')} without a good copy: `staddle verify` names the files")
+        lines.append(f"{_counted(lost, 'object')} without a good copy: `staddle verify` names what is hit")
     return lines
 
 
 def _fate(files: int, hit: Hit) -> str:
+    if hit.lost and not files:
+        return "no file of it is hit"
     if hit.lost:
         return f"{_counted(files, 'file')} hit: a restore brings back what can still be read of them"
     if hit.objects["unsure"]:
@@ -156,7 +210,7 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{' is' if count == 1 else 's are'}"
 
 
-def _show(summary: VerifySummary, *, read_data: bool, repair: bool) -> None:
+def _show(summary: VerifySummary, lost_seals: int, *, read_data: bool, repair: bool) -> None:
     what = "every byte of" if read_data else "the presence of"
     say(
         f"checked {what} {summary.objects} objects in {summary.copies} copies "
@@ -169,7 +223,9 @@ def _show(summary: VerifySummary, *, read_data: bool, repair: bool) -> None:
         say(f"not checked: {line}", err=True)
     if (summary.objects_damaged or summary.objects_split) and not repair:
         say("`staddle verify --repair` makes bad copies again from the good ones", err=True)
-    if summary.objects_lost:
+    if lost_seals and not repair:
+        say("`staddle verify --repair` makes a lost seal again: the manager knows what it says", err=True)
+    if summary.objects_lost > lost_seals:
         say(
             "what has no good copy left is stored again by the next backup of the same files, if they are "
             "still there",

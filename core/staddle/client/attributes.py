@@ -108,7 +108,11 @@ def _read_xattrs(
     while by_size and _packed_bytes(values) > limit_bytes:
         name = by_size.pop()
         size = len(values.pop(name))
-        warn(path, f"extended attribute {os.fsdecode(name)!r} left out: {size} bytes are too many")
+        warn(
+            path,
+            f"extended attribute {os.fsdecode(name)!r} left out: {size} bytes, "
+            f"while all of one entry's may take {limit_bytes >> 10} KiB together",
+        )
     return values
 
 

@@ -97,7 +97,7 @@ def _set_directory(work: Work, path: bytes, meta: Meta, flush: FlushList) -> Non
     fd = places.open_directory(path)
     try:
         flush.add(fd)
-        work.metadata.set_open(fd, places, path, path, meta)
+        work.set_again(fd, path, meta)
         work.metadata.set_flags(fd, places, path, meta)
     finally:
         os.close(fd)

@@ -112,12 +112,18 @@ def _either(regexes: list[str]) -> re.Pattern[str] | None:
 
 
 def _clean(text: str) -> list[str]:
-    """The parts, without empty ones and `.`; `**` at the end says nothing that the directory does not."""
+    """The parts, without empty ones and `.`, and without `..` and what it leads out of.
+
+    `**` at the end says nothing that the directory does not.
+    """
     parts: list[str] = []
     for part in text.split("/"):
         if part in {"", "."} or (part == "**" and parts[-1:] == ["**"]):
             continue
-        parts.append(part)
+        if part == ".." and parts[-1:] not in ([], [".."]):
+            parts.pop()
+        elif part != ".." or not text.startswith("/"):
+            parts.append(part)
     while len(parts) > 1 and parts[-1] == "**":
         parts.pop()
     return parts
@@ -278,6 +284,10 @@ def _texts(path: str, what: str, bytes_max: int) -> Iterator[str]:
 def _blocks(path: str, what: str, bytes_max: int) -> Iterator[bytes]:
     """A file that the user has named, piece by piece; `-` is standard input. Raises UsageError."""
     size = 0
+    if path == "-" and sys.stdin is None:
+        raise UsageError(
+            f"cannot read the {what} '-': standard input is closed", hint="pipe it in, or name a file"
+        )
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
             while block := file.read(_BLOCK_BYTES):

@@ -6,12 +6,12 @@ import os
 import stat
 
 from staddle.client.ending import Folders
-from staddle.client.places import TEMPORARY
 from staddle.client.policy import Action
 from staddle.client.scan import join
 from staddle.client.selection import Selection, is_inside
 from staddle.client.tables import PathMarks
 from staddle.client.target import fold
+from staddle.client.temporary import is_temporary
 from staddle.client.work import Work
 from staddle.data.manifest import EntryBatch
 from staddle.errors import StaddleError
@@ -71,7 +71,7 @@ class Extraneous:
 
     def _is_extra(self, directory: bytes, name: bytes) -> bool:
         path = join(directory, name)
-        if path in self._known or name.startswith(TEMPORARY):
+        if path in self._known or is_temporary(name, self._work.target.places.inode(directory)):
             return False
         if fold(path) in self._folded and self._folds(directory, name):
             return False

@@ -14,13 +14,14 @@ from staddle.client.exclude import Excludes
 from staddle.client.image import ImageSource, image_paths, image_size
 from staddle.client.own import check_not_own
 from staddle.client.resume import Taken
-from staddle.client.scan import Rules, Scan, absolute, check_root, reason, reduce_roots
+from staddle.client.scan import Rules, Scan, absolute, check_root, reason
 from staddle.client.selection import is_inside
 from staddle.client.sorting import Sorter
 from staddle.client.source import Source
 from staddle.client.stdin import StreamSource
 from staddle.client.stream import Remakes
 from staddle.client.units import Record, Tally, Units
+from staddle.client.walkorder import WalkOrder, reduce_roots
 from staddle.errors import NotFound
 from staddle.platform import longpath
 
@@ -74,35 +75,33 @@ class Trees:
         self._tally = tally
         self._named = {absolute(path) for path in paths}
         self.left_out: list[bytes] = []
-        found = _Listed(listed, self._named, tally, directories=rules.one_file_system)
+        found = _Listed(listed, self._named, tally)
         self.key = found.key
-        if not found.any:
-            self._rules = dataclasses.replace(rules, entered=frozenset(self._named))
-            self._tops: Iterable[bytes] = list(reduce_roots(sorted(self._named)))
-            self.roots = list(self._tops)
-            return
-        self._tops = Sorter(reduce_roots(found.paths))
+        self._paths = found.paths
         # Lists differ from day to day: what stays the same, and finds the last backup again, is above them.
-        leading = _common_directory(self._tops)
-        self._rules = dataclasses.replace(
-            rules, entered=frozenset(found.directories), leading=leading, listed=True
-        )
-        self.roots = [leading] if leading else list(self._tops)
+        leading = _common_directory(self._tops()) if found.any else b""
+        self._rules = dataclasses.replace(rules, leading=leading, listed=found.any)
+        self.roots = [leading] if leading else sorted(self._tops())
+
+    def _tops(self) -> Iterator[bytes]:
+        return reduce_roots(self._paths)
 
     def sizes(self) -> Iterator[int]:
         """See Input: a walk of its own, that warns of nothing."""
-        for found in Scan(self._tops, self._excludes, lambda _path, _message: None, self._rules):
+        for found in Scan(self._paths, self._excludes, lambda _path, _message: None, self._rules):
             yield found.status.st_size if stat.S_ISREG(found.status.st_mode) else 0
 
     def check(self) -> None:
         """See Input. Raises NotFound, UsageError."""
-        for root in sorted(self._named):
+        named = sorted(self._named)
+        for root in named:
             check_root(root)
-        check_not_own(self._tops, self._rules.own)
+        check_not_own(named, self._rules.own)
+        check_not_own(self._tops(), self._rules.own)
 
     def feeds(self, streams: int, base: BaseIndex, taken: Taken | None) -> Feeds:
         """See Input."""
-        walk = Scan(self._tops, self._excludes, self._tally.warn, self._rules)
+        walk = Scan(self._paths, self._excludes, self._tally.warn, self._rules)
         self.left_out = walk.left_out
         source = Source(base, self._tally)
         left = iter(walk) if taken is None else taken.left(iter(walk), source)
@@ -117,30 +116,24 @@ class _Listed:
 
     Attributes:
         any: there was a list.
-        paths: all of them, sorted.
-        directories: which of them are directories, if that was asked for.
+        paths: all of them.
         key: of all that were listed, whether they are there or not.
     """
 
-    def __init__(
-        self, listed: Iterable[bytes], named: set[bytes], tally: Tally, *, directories: bool
-    ) -> None:
+    def __init__(self, listed: Iterable[bytes], named: set[bytes], tally: Tally) -> None:
         """Raises NotFound when none is there."""
         self.any = False
-        self.paths = Sorter(named)
-        self.directories = set(named)
+        self.paths = WalkOrder(named)
         key = hashlib.sha256()
         for path in Sorter(map(absolute, listed)):
             self.any = True
             key.update(path + b"\0")
             try:
-                status = longpath.lstat(path)
+                longpath.lstat(path)
             except OSError as error:
                 tally.warn(path, f"not backed up: {reason(error)}")
                 continue
             self.paths.add(path)
-            if directories and stat.S_ISDIR(status.st_mode):
-                self.directories.add(path)
         self.key = key.digest()
         if self.any and next(iter(self.paths), None) is None:
             raise NotFound("none of the listed files exists", hint="look at the warnings above")

@@ -225,7 +225,7 @@ class Maker:
             if not same_file(there, known.sizes[row], meta.mtime_ns):
                 work.warn(path, "changed while it was backed up, and the one that was there is kept")
                 return
-            work.metadata.set_open(fd, places, path, path, meta)
+            work.set_again(fd, path, meta)
             if known.linked(row) and work.metadata.has_flags(path, meta):
                 self._links.flags_later(path, meta)
             else:

@@ -19,11 +19,14 @@ from staddle.client.places import Places
 from staddle.client.scan import reason
 from staddle.client.told import ONLY_ROOT, Told
 from staddle.data.plain import unmsgpack
+from staddle.platform import fsattrs
 
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _REFUSED: Final = frozenset({errno.EPERM, errno.EACCES})
 _BY_DESCRIPTOR: Final = sys.platform == "linux"
 """Everything that is set on an open file has a call that takes its descriptor."""
+_REMOVED: Final = (b"user.", b"trusted.", b"system.posix_acl_", b"security.capability")
+"""Extended attributes that a restored file has not if the original had none of the name."""
 _NO_EXTRA: Final[Mapping[str, Any]] = {}
 
 
@@ -99,6 +102,27 @@ class Metadata:
             missing(path, f"time not set: {self._why(error)}")
         if sys.platform == "win32":
             os.chmod(where, stat.S_IMODE(meta.mode))
+
+    def is_set(self, fd: int, path: bytes, meta: Meta) -> bool:
+        """Has an open file or directory all of it but the flags already: then nothing needs to be set.
+
+        False where this can't be told.
+        """
+        status = os.fstat(fd)
+        if sys.platform == "win32" or status.st_mtime_ns != meta.mtime_ns:
+            return False
+        if meta.uid not in {LEAVE, status.st_uid} or meta.gid not in {LEAVE, status.st_gid}:
+            return False
+        if stat.S_IMODE(status.st_mode) != stat.S_IMODE(meta.mode):
+            return False
+        wanted = self.further(path, meta).get("xattr") or {}
+        try:
+            present = fsattrs.list_xattrs(fd)
+            return not any(name not in wanted and name.startswith(_REMOVED) for name in present) and all(
+                fsattrs.get_xattr(fd, name) == value for name, value in wanted.items()
+            )
+        except (OSError, TypeError, ValueError, AttributeError):
+            return False  # of a map that came from a medium anything may be expected
 
     def set_flags(self, fd: int, places: Places, path: bytes, meta: Meta) -> None:
         """The flags: nothing can be changed after that, not even the name."""

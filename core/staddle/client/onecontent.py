@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from staddle.api.types import Buffer
@@ -50,13 +50,20 @@ class OneContent:
         wanted: the path that is still looked for; empty if it was found. A hard link leads to another one.
     """
 
-    def __init__(self, path: bytes, backup: int, tally: Tally, open_sink: Callable[[], Sink]) -> None:
-        """Args: open_sink: called when the entry is found and has a content."""
+    def __init__(self, path: bytes, backup: int, tally: Tally, onto: bytes) -> None:
+        """Where it goes is opened when the entry is found and has a content.
+
+        Args:
+            path: of the entry.
+            backup: its number.
+            tally: counts what is done.
+            onto: absolute path of a device or file; `-` for standard output.
+        """
         self.wanted = path
         self._path = path
         self._backup = backup
         self._tally = tally
-        self._open_sink = open_sink
+        self._onto = onto
         self._sink: Sink | None = None
         self._next = b""
         self._end = 0
@@ -117,7 +124,7 @@ class OneContent:
 
     def _piece(self, piece: Piece, data: memoryview) -> None:
         if self._sink is None:
-            self._sink = self._open_sink()
+            self._sink = open_sink(self._onto)
             self._sink.begin(piece.file.size_bytes)
         if piece.end > OFFSET_MAX:
             raise Corrupt(f"{os.fsdecode(self._path)!r}: the backup gives an impossible size")
@@ -180,8 +187,9 @@ class OneContent:
                 self._sink.close()
 
     def _broken(self, error: OSError) -> StaddleError:
+        where = "standard output" if self._onto == b"-" else repr(os.fsdecode(self._onto))
         return StaddleError(
-            f"cannot write {os.fsdecode(self._path)!r}: {reason(error)}; {self._end} bytes were written",
+            f"cannot write to {where}: {reason(error)}",
             hint="what was written is not the whole content: do not use it",
         )
 

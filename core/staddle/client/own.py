@@ -21,9 +21,14 @@ def own_directories(home: str | None) -> frozenset[Identity]:
 
     Args: home: as given; else STADDLE_HOME, or ~/.staddle.
     """
+    return frozenset(filter(None, map(_identity, own_places(home))))
+
+
+def own_places(home: str | None) -> list[str]:
+    """The same by absolute paths, whether there is something or not. Args: as of `own_directories`."""
     chosen = home or os.environ.get("STADDLE_HOME") or os.path.join(os.path.expanduser("~"), ".staddle")
     if not os.path.exists(os.path.join(chosen, CONFIG_NAME)):
-        return frozenset()
+        return []
     paths = home_paths(chosen)
     places = [paths.manager, paths.agents, paths.media, paths.run, paths.log]
     try:
@@ -32,7 +37,7 @@ def own_directories(home: str | None) -> frozenset[Identity]:
         pass  # whoever needs the configuration says what is wrong with it
     else:
         places += [settings.path_of(medium) for medium in settings.medium]
-    return frozenset(filter(None, map(_identity, places)))
+    return [os.path.abspath(place) for place in places if place]
 
 
 def check_not_own(roots: Iterable[bytes], own: frozenset[Identity]) -> None:

@@ -70,7 +70,11 @@ class _Ids:
             source, separator, target = text.partition(":")
             if not (separator and source and target):
                 raise UsageError(f"{option} {text!r} is no FROM:TO", hint=f"for example {option} alice:bob")
-            self._maps[source] = self._local(target, f"{option} {text!r}")
+            number = self._local(target, f"{option} {text!r}")
+            if self._maps.setdefault(source, number) != number:
+                raise UsageError(
+                    f"{option} {text!r}: {source!r} stands there twice", hint="leave one of them out"
+                )
 
     def _local(self, target: str, what: str) -> int:
         found = self._find(target)

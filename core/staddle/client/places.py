@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 if sys.platform == "win32":
-    from staddle.client.places_windows import TEMPORARY, Places
+    from staddle.client.places_windows import Places
 else:
-    from staddle.client.places_posix import TEMPORARY, Places
+    from staddle.client.places_posix import Places
 
-__all__ = ["TEMPORARY", "Places"]
+__all__ = ["Places"]

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from staddle.client.rootdir import WALK, open_root
+from staddle.client.temporary import PROBE, temporary_name
 from staddle.errors import StaddleError
 
 assert sys.platform != "win32"
@@ -24,8 +25,6 @@ FOLDERS_MAX = 32
 """Directories that are kept open at once."""
 FRESH_MAX = 65_536
 """So many of the directories made are remembered as such."""
-TEMPORARY = b".staddle-"
-"""How the names of unfinished files begin; 16 hexadecimal digits follow."""
 _NO_NAMES = frozenset({b"", b".", b".."})
 _PRIVATE_DIR = 0o700
 _PRIVATE_FILE = 0o600
@@ -44,12 +43,19 @@ class Folder:
         folds: whether names that differ in case only are one in it; None if that was not tried.
     """
 
-    __slots__ = ("fd", "folds", "fresh")
+    __slots__ = ("_inode", "fd", "folds", "fresh")
 
     def __init__(self, fd: int, *, fresh: bool) -> None:
         self.fd = fd
         self.fresh = fresh
         self.folds: bool | None = None
+        self._inode: int | None = None
+
+    def number(self) -> int:
+        """Its inode."""
+        if self._inode is None:
+            self._inode = os.fstat(self.fd).st_ino
+        return self._inode
 
 
 class Places:
@@ -243,7 +249,7 @@ class Places:
             at = _parts(at)[0]  # a new directory is as the one that it was made in
             known = self.folder(at)
         if known.folds is None:
-            known.folds = _folds(known.fd)
+            known.folds = _folds(known)
         folder = self.folder(directory)
         folder.folds = known.folds
         if folder.fresh:
@@ -252,19 +258,20 @@ class Places:
 
     def create(self, path: bytes) -> tuple[int, bytes]:
         """A new empty file beside `path`, under a name of its own: its descriptor, and its path."""
-        directory, name = _parts(path)
-        above = self.folder(directory, make=True)
-        place = self._temporary()
-        fd = os.open(place, _CREATE, _PRIVATE_FILE, dir_fd=above.fd)
-        return fd, path[: -len(name)] + place
+        above = self.folder(_parts(path)[0], make=True)
+        place = self.temporary(path)
+        return os.open(_parts(place)[1], _CREATE, _PRIVATE_FILE, dir_fd=above.fd), place
 
     def temporary(self, path: bytes) -> bytes:
         """A name beside `path` for what is renamed to it afterwards."""
-        return path[: -len(_parts(path)[1])] + self._temporary()
-
-    def _temporary(self) -> bytes:
+        directory, name = _parts(path)
         self._count += 1
-        return b"%s%s%08x" % (TEMPORARY, self._nonce, self._count & 0xFFFFFFFF)
+        own = b"%s%08x" % (self._nonce, self._count & 0xFFFFFFFF)
+        return path[: -len(name)] + temporary_name(own, self.inode(directory))
+
+    def inode(self, directory: bytes) -> int:
+        """The number that `temporary_name` takes."""
+        return self.folder(directory).number()
 
     def rename(self, source: bytes, target: bytes) -> None:
         """Within one directory, over whatever has the name, atomically."""
@@ -361,15 +368,15 @@ class Places:
         return b"/proc/self/fd/%d/%s" % (self.folder(directory).fd, name)
 
 
-def _folds(directory_fd: int) -> bool:
-    probe = TEMPORARY + secrets.token_hex(8).encode() + b"-a"
-    os.close(os.open(probe, _CREATE, _PRIVATE_FILE, dir_fd=directory_fd))
+def _folds(folder: Folder) -> bool:
+    probe = temporary_name(secrets.token_hex(8).encode(), folder.number()) + PROBE
+    os.close(os.open(probe, _CREATE, _PRIVATE_FILE, dir_fd=folder.fd))
     try:
-        os.stat(probe.upper(), dir_fd=directory_fd, follow_symlinks=False)
+        os.stat(probe.upper(), dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
     finally:
-        os.unlink(probe, dir_fd=directory_fd)
+        os.unlink(probe, dir_fd=folder.fd)
     return True
 
 

@@ -16,12 +16,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from staddle.client.scan import reason
+from staddle.client.temporary import temporary_name
 from staddle.errors import StaddleError
 
 FOLDERS_MAX = 4096
 """Directories that are remembered as looked at."""
-TEMPORARY = b".staddle-"
-"""How the names of unfinished files begin; 16 hexadecimal digits follow."""
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _REPARSE_POINT = 0x400
@@ -49,6 +48,7 @@ class Places:
         self.on_enter: Callable[[bytes, bool], None] = lambda _path, _made: None
         self._long = _long(root)
         self._seen: OrderedDict[bytes, bool] = OrderedDict()
+        self._numbered = b"", 0
         if make:
             try:
                 os.makedirs(self._long, exist_ok=True)
@@ -153,8 +153,15 @@ class Places:
 
     def temporary(self, path: bytes) -> bytes:
         """A name beside `path` for what is renamed to it afterwards."""
-        directory, _ = _parts(path)
-        return (b"/" if directory == b"/" else directory + b"/") + TEMPORARY + secrets.token_hex(8).encode()
+        directory, name = _parts(path)
+        return path[: -len(name)] + temporary_name(secrets.token_hex(8).encode(), self.inode(directory))
+
+    def inode(self, directory: bytes) -> int:
+        """The number that `temporary_name` takes; the directory is made if it is missing."""
+        if directory != self._numbered[0]:
+            self._enter(directory, make=True)
+            self._numbered = directory, os.lstat(self._join(directory)).st_ino
+        return self._numbered[1]
 
     def rename(self, source: bytes, target: bytes) -> None:
         """Within one directory, over whatever file has the name."""
@@ -189,6 +196,7 @@ class Places:
     def remove_directory(self, path: bytes) -> None:
         """Remove an empty directory."""
         self._seen.pop(path, None)
+        self._numbered = b"", 0
         os.rmdir(self._at(path))
 
     def open_file(self, path: bytes) -> int:

@@ -16,6 +16,8 @@ from staddle.platform import longpath
 
 HOLE_BYTES_MIN: Final = 256 * 1024
 """A shorter hole is read as the zeros it stands for: many small records would cost more than the reading."""
+UNTOLD_BYTES_MAX: Final = 4 << 30
+"""So much is read behind the size that a file system tells of a file, and no more: some have no end."""
 _BLOCK_BYTES: Final = 512  # unit of st_blocks, whatever the file system's own is
 _NOATIME: Final = getattr(os, "O_NOATIME", 0)
 # O_NONBLOCK: a fifo that took the file's place must not hold us up.
@@ -94,9 +96,10 @@ def changed(scanned: os.stat_result, after: os.stat_result, read_bytes: int) -> 
         after: when its reading had ended.
         read_bytes: how much of it is in the backup.
     """
-    if after.st_size > read_bytes:
+    # A size that stays the same says nothing: in /proc and /sys it is not how much can be read.
+    if after.st_size > max(read_bytes, scanned.st_size):
         return f"grew while it was read: only its first {read_bytes} bytes are in the backup"
-    if after.st_size < max(read_bytes, scanned.st_size):
+    if after.st_size != scanned.st_size and after.st_size < max(read_bytes, scanned.st_size):
         return f"shrank while it was read: {read_bytes} bytes are in the backup"
     if (scanned.st_mtime_ns, scanned.st_ctime_ns, scanned.st_size) != (
         after.st_mtime_ns,
@@ -122,6 +125,21 @@ def fill(fd: int, view: memoryview, offset: int = 0) -> tuple[int, OSError | Non
     except OSError as error:
         return length, error
     return length, None
+
+
+def goes_on(fd: int, end: int) -> tuple[bool, OSError | None]:
+    """Can more be read of a file than its file system tells: in /proc, and on many a FUSE mount, that is 0.
+
+    Args: end: what was read ended there, where the file should.
+
+    Returns:
+        False for one that has grown meanwhile; and the error, if reading on is one.
+    """
+    length, error = fill(fd, memoryview(bytearray(1)), end)
+    try:
+        return length > 0 and os.fstat(fd).st_size <= end, error
+    except OSError as failed:
+        return False, failed
 
 
 if sys.platform in {"win32", "darwin"}:
@@ -160,8 +178,10 @@ def pieces(fd: int, size_bytes: int, *, sparse: bool, offset: int = 0) -> Iterat
     """A file's bytes from `offset` to the size that it had when it was opened; one at least.
 
     A file that grows faster than it is read has an end, too. One that shrinks, or can't be read on, ends in a
-    piece that is shorter. Holes are asked for only where the file has some.
+    piece that is shorter. One that is longer than is told, without having grown, is read to its end. Holes
+    are asked for only where the file has some.
     """
+    untold = False
     while True:
         limit = min(offset + PAYLOAD_BYTES_MAX, size_bytes)
         start, end = next_hole(fd, offset, limit, size_bytes) if sparse else (limit, limit)
@@ -172,7 +192,16 @@ def pieces(fd: int, size_bytes: int, *, sparse: bool, offset: int = 0) -> Iterat
             length, error = fill(fd, view, offset)
             ended = error is not None or length < len(view) or offset + length >= size_bytes
             piece = Piece(offset, view[:length], 0, ended, error)
-        yield piece
+        if piece.last and piece.error is None and piece.end >= size_bytes:
+            more, error = goes_on(fd, piece.end)
+            if more and not untold:
+                untold, sparse, size_bytes = True, False, piece.end + UNTOLD_BYTES_MAX
+                piece = piece._replace(last=False)
+            elif more:
+                error = OSError(errno.EFBIG, "more than a file without a size may have")
+            piece = piece._replace(error=error)
+        if piece.last or piece.end > offset:
+            yield piece
         if piece.last:
             return
         offset = piece.end

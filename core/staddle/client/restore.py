@@ -16,12 +16,12 @@ from staddle.client.ending import Folders
 from staddle.client.extraneous import Extraneous
 from staddle.client.making import slices
 from staddle.client.metadata import Metadata
-from staddle.client.onecontent import OneContent, open_sink
+from staddle.client.onecontent import OneContent
 from staddle.client.owners import OwnerOptions, Owners
 from staddle.client.pipe import Pipe
 from staddle.client.policy import Action, Item, Overwrite
 from staddle.client.reader import BackupReader
-from staddle.client.scan import Warn
+from staddle.client.scan import Warn, absolute
 from staddle.client.selection import Selection, ancestors, is_inside
 from staddle.client.target import Target
 from staddle.client.told import Told
@@ -53,8 +53,8 @@ class RestoreOptions:
         include: patterns of what is restored; none: all.
         exclude: patterns of what is not.
         owners: whose everything becomes.
-        onto: device or file that gets the content of one entry, `-` for standard output; else empty.
-        protected: absolute paths that are never deleted, and no target of a restore.
+        onto: device or file that gets the content of one entry, absolute; `-`: standard output; else empty.
+        protected: absolute paths; neither they nor what is in them is deleted, or the target of a restore.
     """
 
     target: bytes = b""
@@ -161,17 +161,23 @@ class Restore:
                 await self._one(reader)
             else:
                 await self._tree(reader, summary)
-        if missing := self._selection.missing() if not self._options.onto else []:
-            named = ", ".join(repr(os.fsdecode(path)) for path in missing[:5])
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise NotFound(
-                f"backup {opened.backup} has no {named}{more}", hint=f"`staddle ls {opened.backup}` shows it"
-            )
+        if not self._options.onto:
+            self._check_found(opened.backup)
         summary.files, summary.dirs = self.tally.files, self.tally.dirs
         summary.bytes_restored, summary.bytes_unchanged = self.tally.bytes_read, self.tally.bytes_unchanged
         summary.warnings, summary.lost_count = self.tally.warnings, self._lost_count
         summary.duration_s = time.monotonic() - started
         return summary
+
+    def _check_found(self, backup: int) -> None:
+        """Raises NotFound if something that was asked for is not in the backup."""
+        hint = f"`staddle ls {backup}` shows it"
+        if missing := self._selection.missing():
+            named = _some([os.fsdecode(path) for path in missing])
+            raise NotFound(f"backup {backup} has no {named}", hint=hint)
+        if self._selection.took_nothing:
+            named = _some(self._options.include)
+            raise NotFound(f"backup {backup} has nothing that --include {named} takes", hint=hint)
 
     def _summary(self, opened: OpenedBackup) -> RestoreSummary:
         return RestoreSummary(
@@ -254,7 +260,7 @@ class Restore:
                 f"{len(paths)} paths, and only the content of one file can go there",
                 hint="give the path of one file",
             )
-        output = OneContent(paths[0], opened.backup, self.tally, lambda: open_sink(self._options.onto))
+        output = OneContent(paths[0], opened.backup, self.tally, self._options.onto)
         try:
             while output.wanted:
                 await self._pass(reader, _Pass(output, output.rows, _NoAliases()))
@@ -313,6 +319,12 @@ class _Pass:
         return list(plan(index, manifest.chunks, files))
 
 
+def _some(names: list[str]) -> str:
+    """The first of them, for a message."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more
+
+
 def _with_alias(aliases: Aliases) -> Choose:
     def choose(entries: EntryBatch) -> tuple[list[int], frozenset[int]]:
         rows = [row for row, path in enumerate(entries.paths()) if aliases.get(path) is not None]
@@ -324,11 +336,17 @@ def _with_alias(aliases: Aliases) -> Choose:
 def check_options(options: RestoreOptions) -> None:
     """Raises UsageError for options that contradict each other."""
     if options.onto:
-        if options.dry_run or options.delete or options.in_place or options.include or options.exclude:
+        if _means_a_tree(options):
             raise UsageError(
-                "the content of one file goes to one place: other options of a restore do not fit",
-                hint="leave out --in-place, --delete, --dry-run, --include and --exclude",
+                "the content of one file goes to one place, over what is there: other options of a restore "
+                "do not fit",
+                hint=(
+                    "leave out --in-place, --delete, --dry-run, --include, --exclude, --overwrite "
+                    "and maps of owners"
+                ),
             )
+        if options.onto != b"-":
+            _check_protected(options.onto, options.protected)
         return
     if options.in_place and sys.platform == "win32":
         raise UsageError(
@@ -336,9 +354,29 @@ def check_options(options: RestoreOptions) -> None:
         )
     if options.in_place and options.target != b"/":
         raise UsageError("--in-place and --to contradict each other", hint="give one of them")
-    for place in options.protected:
-        if not options.in_place and is_inside(options.target, place):
+    if not options.in_place:
+        _check_protected(options.target, options.protected)
+
+
+def _means_a_tree(options: RestoreOptions) -> bool:
+    """Is there an option that one content would ignore. `--no-owner` it always does."""
+    owners = options.owners
+    return bool(
+        (options.dry_run or options.delete or options.in_place or options.include or options.exclude)
+        or options.overwrite in {Overwrite.NEVER, Overwrite.IF_NEWER}
+        or (owners.user_map or owners.group_map or owners.numeric)
+    )
+
+
+def _check_protected(path: bytes, protected: list[bytes]) -> None:
+    """Raises UsageError for what is, or leads, into one of these directories."""
+    for place in protected:
+        if is_inside(path, place) or is_inside(_resolved(path), _resolved(place)):
             raise UsageError(
-                f"{os.fsdecode(options.target)!r} is inside a grid's own directory {os.fsdecode(place)!r}",
-                hint="name a directory elsewhere",
+                f"{os.fsdecode(path)!r} is inside a grid's own directory {os.fsdecode(place)!r}",
+                hint="name a place elsewhere",
             )
+
+
+def _resolved(path: bytes) -> bytes:
+    return absolute(os.path.realpath(path))

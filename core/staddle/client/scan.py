@@ -13,16 +13,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from staddle.client.exclude import Excludes
-from staddle.client.sorting import Sorter
+from staddle.client.level import Level
+from staddle.client.walkorder import Ahead
 from staddle.data.entries import PATH_BYTES_MAX
 from staddle.errors import NotFound
-from staddle.platform import fsattrs, longpath
+from staddle.platform import longpath
 
 Warn = Callable[[bytes, str], None]
 """Called with a path and what is wrong with it; the job then ends with warnings."""
@@ -58,17 +58,6 @@ def absolute(path: str | bytes) -> bytes:
     """The absolute form of a root, `/`-separated, symlinks kept."""
     full = os.path.abspath(os.fsencode(path))
     return full.replace(os.sep.encode(), b"/")
-
-
-def reduce_roots(paths: Iterable[bytes]) -> Iterator[bytes]:
-    """Of sorted paths those that lie inside none of the others."""
-    above: list[bytes] = []  # those given out that a path to come may lie in, each a prefix of the next
-    for path in paths:
-        while above and not path.startswith(above[-1]):
-            above.pop()
-        if not any(path == top or path.startswith(top.rstrip(b"/") + b"/") for top in above):
-            above.append(path)
-            yield path
 
 
 def parents(path: bytes) -> Iterator[bytes]:
@@ -120,7 +109,6 @@ class Rules:
         larger_than_bytes: longer files are left out; negative for no bound.
         tags: see Tag.
         one_file_system: other file systems are not entered; where they are mounted an empty directory stays.
-        entered: with `one_file_system`, paths of other file systems that were asked for by name.
         nodump: what has the nodump flag is left out.
         own: (st_dev, st_ino) of directories whose contents are the grid's own; an empty directory stays.
         listed: the roots come from a list: one that is gone is a warning.
@@ -130,7 +118,6 @@ class Rules:
     larger_than_bytes: int = -1
     tags: tuple[Tag, ...] = ()
     one_file_system: bool = False
-    entered: frozenset[bytes] = frozenset()
     nodump: bool = False
     own: frozenset[tuple[int, int]] = frozenset()
     listed: bool = False
@@ -141,89 +128,33 @@ NO_RULES = Rules()
 
 _OPEN_LEVELS_MAX = 32
 """Directories that are open at a time; those further up are closed, and opened again on the way back."""
-_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
-_BY_DESCRIPTOR = sys.platform != "win32"
+_OVER_A_LINK = "a symbolic link leads to it, and below another PATH none is followed: name where it lies"
 
 
-def scan(roots: Iterable[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES) -> Iterator[Found]:
-    """Everything below `roots`, in order. What can't be read is a warning, never an end.
+def scan(paths: Iterable[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES) -> Iterator[Found]:
+    """All of `paths` and what is below them, in order. What can't be read is a warning, never an end.
 
     Raises NotFound when a root that was named does not exist: that is a mistake, not a file that vanished.
     """
-    return iter(Scan(roots, excludes, warn, rules))
-
-
-class _Level:
-    """A directory that is being walked.
-
-    Attributes:
-        names: of the entries still to come, in order.
-        marks: see __init__.
-        fd: the open directory; -1 while it is closed to save descriptors, and where there are none.
-        device: of the file system that the walk is on.
-    """
-
-    __slots__ = ("device", "fd", "marks", "names", "path", "status")
-
-    def __init__(self, found: Found, above: int, device: int, wanted: frozenset[bytes]) -> None:
-        """Open and list it.
-
-        Args:
-            found: the directory.
-            above: the open directory above it, or -1.
-            device: see above.
-            wanted: of these names it is said in `marks` which ones are there.
-
-        Raises OSError.
-        """
-        self.path = found.path
-        self.status = found.status
-        self.fd = -1
-        self.device = device
-        if _BY_DESCRIPTOR:
-            if above >= 0:
-                self.fd = os.open(found.name, _FLAGS, dir_fd=above)
-            else:
-                self.fd = longpath.open(self.path, _FLAGS)
-            self.status = os.fstat(self.fd)  # opening it may have mounted it
-        self.marks: set[bytes] = set()
-        sorter = Sorter()
-        try:
-            for name in longpath.names(self.fd if _BY_DESCRIPTOR else self.path):
-                sorter.add(name)
-                if name in wanted:
-                    self.marks.add(name)
-        except OSError:
-            self.close()
-            raise
-        self.names = iter(sorter)
-
-    def reopen(self) -> None:
-        """Have it open again after a way further down. Raises OSError, also if it is another one now."""
-        if self.fd >= 0 or not _BY_DESCRIPTOR:
-            return
-        self.fd = longpath.open(self.path, _FLAGS)
-        if not os.path.samestat(os.fstat(self.fd), self.status):
-            raise OSError(0, "replaced by something else while the backup ran")
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+    return iter(Scan(paths, excludes, warn, rules))
 
 
 class Scan:
     """One walk. Iterate over it once.
+
+    A path below another one, which the walk comes to from there, is never left out, nor are the directories
+    on the way to it: of one that a rule leaves out they are all that is gone into. At the path itself the
+    rules begin anew, as at a root.
 
     Attributes:
         left_out: directories whose contents are the grid's own, as far as they were met.
     """
 
     def __init__(
-        self, roots: Iterable[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES
+        self, paths: Iterable[bytes], excludes: Excludes, warn: Warn, rules: Rules = NO_RULES
     ) -> None:
-        """Args: roots: absolute, sorted, none inside another (`reduce_roots`)."""
-        self._roots = roots
+        """Args: paths: absolute, each once, in the order of the walk (`WalkOrder`)."""
+        self._ahead = Ahead(paths)
         self._excludes = excludes
         self._warn = warn
         self._rules = rules
@@ -232,7 +163,8 @@ class Scan:
 
     def __iter__(self) -> Iterator[Found]:
         last = b""
-        for root in self._roots:
+        while (root := self._ahead.path) is not None:
+            self._ahead.advance()
             status = self._root(root)
             if status is None:
                 continue
@@ -243,6 +175,7 @@ class Scan:
             yield found
             if stat.S_ISDIR(status.st_mode):
                 yield from self._below(found)
+            self._lose(root, status)
 
     def _root(self, root: bytes) -> os.stat_result | None:
         if not self._rules.listed:
@@ -266,66 +199,129 @@ class Scan:
 
     def _below(self, top: Found) -> Iterator[Found]:
         """Depth first without recursion: a path may be deeper than Python's stack."""
-        levels: list[_Level] = []
+        levels: list[Level] = []
         try:
-            self._enter(levels, top, top.status.st_dev)
+            self._enter(levels, top, named=True)
             while levels:
                 level = levels[-1]
-                name = next(level.names, None)
-                if name is None or not self._reopened(level):
+                wanted = self._ahead.name_in(level.path)
+                name = level.take(wanted)
+                if not name or not self._reopened(level):
+                    self._lose(level.path, level.status)
                     levels.pop().close()
                     continue
-                found = self._look(level, name)
-                if found is None:
-                    continue
-                yield found
-                if stat.S_ISDIR(found.status.st_mode):
-                    self._enter(levels, found, level.device)
+                if name == wanted:
+                    yield from self._wanted(levels, name)
+                elif (found := self._look(level, name)) is not None:
+                    yield found
+                    if stat.S_ISDIR(found.status.st_mode):
+                        self._enter(levels, found)
         finally:
             for level in levels:
                 level.close()
 
-    def _look(self, level: _Level, name: bytes) -> Found | None:
-        """One entry, if it is to be backed up."""
-        if self._excludes.match(level.path, name):
+    def _wanted(self, levels: list[Level], name: bytes) -> Iterator[Found]:
+        """An entry that is one of the paths, or leads to one."""
+        level, path = levels[-1], join(levels[-1].path, name)
+        named = path == self._ahead.path
+        if named:
+            self._ahead.advance()
+        found = self._look(level, name, asked=True)
+        if found is not None and not level.listed and level.in_other_letters(name):
+            self._warn(path, "not backed up under this name: its directory has it in other letters")
+            found = None
+        if found is not None:
+            left_out = not named and self._leaves_out_way(level, found)
+            directory = stat.S_ISDIR(found.status.st_mode)
+            if directory or not left_out:
+                yield found
+            if directory:
+                self._enter(levels, found, named=named, passage=left_out)
+        if levels[-1] is level:
+            self._lose(path, found.status if found is not None else level.status)
+
+    def _lose(self, top: bytes, status: os.stat_result) -> None:
+        """The walk has come through all of `top` that it can: what is still asked for there is told."""
+        for path in self._ahead.skip(top):
+            link = stat.S_ISLNK(status.st_mode)
+            self._warn(path, f"not backed up: {_OVER_A_LINK if link else 'it could not be reached'}")
+
+    def _look(self, level: Level, name: bytes, *, asked: bool = False) -> Found | None:
+        """One entry, if it is to be backed up; one that was asked for is."""
+        if not asked and self._excludes.match(level.path, name):
             return None
-        rules, path = self._rules, level.path
+        path = level.path
         if len(path) + 1 + len(name) > PATH_BYTES_MAX:
             self._warn(join(path, name), f"not backed up: its path is longer than {PATH_BYTES_MAX} bytes")
             return None
         try:
-            status = _status(level, name)
-            if 0 <= rules.larger_than_bytes < status.st_size and stat.S_ISREG(status.st_mode):
-                return None
-            if rules.nodump and _nodump(level, name, status):
+            status = level.status_of(name)
+            if not asked and self._leaves_out(level, name, status):
                 return None
         except OSError as error:
             self._warn(join(path, name), f"not read: {reason(error)}")
             return None
         return Found(path, name, status)
 
-    def _enter(self, levels: list[_Level], found: Found, device: int) -> None:
-        """Open a directory and list it, if it is one whose contents are wanted."""
+    def _leaves_out(self, level: Level, name: bytes, status: os.stat_result) -> bool:
+        """Is it one that other rules than patterns leave out. Raises OSError."""
+        rules = self._rules
+        if 0 <= rules.larger_than_bytes < status.st_size and stat.S_ISREG(status.st_mode):
+            return True
+        return rules.nodump and level.has_nodump(name, status)
+
+    def _leaves_out_way(self, level: Level, found: Found) -> bool:
+        """Is what leads to a path itself left out, or in something that is."""
+        if level.passage or self._excludes.match(level.path, found.name):
+            return True
+        try:
+            return self._leaves_out(level, found.name, found.status)
+        except OSError:
+            return False  # it is told when it is entered
+
+    def _enter(
+        self, levels: list[Level], found: Found, *, named: bool = False, passage: bool = False
+    ) -> None:
+        """Open a directory and list it, if it is one whose contents are wanted.
+
+        Args:
+            levels: those above it, to which it is added.
+            found: the directory.
+            named: it is one of the paths: here the rules begin anew.
+            passage: what it holds is left out, but for what leads to one of the paths.
+        """
         rules, status, path = self._rules, found.status, found.path
         if (status.st_dev, status.st_ino) in rules.own:
             self.left_out.append(path)
+            for _ in self._ahead.skip(path):
+                pass
             return
-        if status.st_dev != device and rules.one_file_system:
-            if path not in rules.entered:
-                return
-            device = status.st_dev
-        try:
-            level = _Level(found, levels[-1].fd if levels else -1, device, self._marks)
-        except OSError as error:
-            self._warn(path, f"directory not read: {reason(error)}")
+        above = levels[-1] if levels and not named else None
+        if above is not None and rules.one_file_system and status.st_dev != above.device:
+            passage = True
+        if passage and not self._ahead.name_in(path):
             return
-        if rules.tags:
+        level = self._open(found, levels[-1].fd if levels else -1, passage)
+        if level is None:
+            return
+        if above is not None:
+            level.device = above.device
+        if not level.passage:
             self._heed_tags(level)
         levels.append(level)
         if len(levels) > _OPEN_LEVELS_MAX:
             levels[-1 - _OPEN_LEVELS_MAX].close()
 
-    def _reopened(self, level: _Level) -> bool:
+    def _open(self, found: Found, above: int, passage: bool) -> Level | None:
+        """A directory, if only to go through it, where it can't be listed and leads to one of the paths."""
+        path = found.path
+        try:
+            return Level(path, found.name, found.status, above, self._marks, passage=passage)
+        except OSError as error:
+            self._warn(path, f"directory not read: {reason(error)}")
+        return self._open(found, above, True) if not passage and self._ahead.name_in(path) else None
+
+    def _reopened(self, level: Level) -> bool:
         try:
             level.reopen()
         except OSError as error:
@@ -333,59 +329,15 @@ class Scan:
             return False
         return True
 
-    def _heed_tags(self, level: _Level) -> None:
+    def _heed_tags(self, level: Level) -> None:
         for tag in self._rules.tags:
             if tag.name in level.marks and (not tag.header or self._has_header(level, tag)):
-                level.names = iter([tag.name])
+                level.only([tag.name])
                 return
 
-    def _has_header(self, level: _Level, tag: Tag) -> bool:
+    def _has_header(self, level: Level, tag: Tag) -> bool:
         try:
-            return _begins_with(level, tag)
+            return level.begins_with(tag.name, tag.header)
         except OSError as error:
             self._warn(join(level.path, tag.name), f"not read, so it marks nothing: {reason(error)}")
             return False
-
-
-def _begins_with(level: _Level, tag: Tag) -> bool:
-    """Is the mark a plain file that begins as it must. Raises OSError."""
-    if not stat.S_ISREG(_status(level, tag.name).st_mode):
-        return False
-    fd = _open_entry(level, tag.name)
-    try:
-        return stat.S_ISREG(os.fstat(fd).st_mode) and os.read(fd, len(tag.header)) == tag.header
-    finally:
-        os.close(fd)
-
-
-def _nodump(level: _Level, name: bytes, status: os.stat_result) -> bool:
-    """Has a file or a directory the flag that asks to be left out of backups. Raises OSError."""
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        return False
-    flags = getattr(status, "st_flags", None)  # BSD, macOS
-    if flags is not None:
-        return bool(flags & stat.UF_NODUMP)
-    if sys.platform != "linux":
-        return False
-    try:
-        fd = _open_entry(level, name)
-    except PermissionError:
-        return False  # that it can't be read is told when it is read
-    try:
-        return bool(fsattrs.get_flags(fd) & fsattrs.NODUMP)
-    finally:
-        os.close(fd)
-
-
-def _status(level: _Level, name: bytes) -> os.stat_result:
-    if _BY_DESCRIPTOR:
-        return os.stat(name, dir_fd=level.fd, follow_symlinks=False)
-    # The status that comes with a listing lacks inode and link count there.
-    return longpath.lstat(join(level.path, name))
-
-
-def _open_entry(level: _Level, name: bytes) -> int:
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    if _BY_DESCRIPTOR:
-        return os.open(name, flags, dir_fd=level.fd)
-    return longpath.open(join(level.path, name), flags | getattr(os, "O_BINARY", 0))

@@ -34,7 +34,13 @@ class Selection:
         self._found: set[bytes] = set()
         self._above = {above for path in paths for above in ancestors(path)}
         self._include = _Patterns(include) if include else None
+        self._included = not include
         self._exclude = _Patterns(exclude) if exclude else None
+
+    @property
+    def took_nothing(self) -> bool:
+        """There are patterns of what is wanted, and nothing was."""
+        return not self._included
 
     def rows(self, entries: EntryBatch) -> tuple[list[int], frozenset[int]]:
         """The wanted rows, ascending, with the directories above them; which of them are only such."""
@@ -91,6 +97,7 @@ class Selection:
                 kept.append(row)
             elif kinds[row] == EntryType.DIRECTORY:
                 way.append(row)
+        self._included = self._included or bool(kept)
         return kept, way
 
     def deletes(self, directory: bytes, name: bytes) -> bool:

@@ -18,6 +18,7 @@ from staddle.client.reading import (
     Piece,
     changed,
     fill,
+    goes_on,
     is_sparse,
     not_read,
     open_file,
@@ -121,6 +122,10 @@ class Source:
             except NotRead as why:
                 self._links.forget(found)
                 tally.warn(found.path, f"not read: {why}")
+            except _Longer:
+                batch.close()
+                yield from batch.take()
+                yield from self._parts(found, tally)
             yield from batch.take()
         batch.close()
         tally.add(files=batch.files, dirs=batch.dirs, read=batch.bytes_read, unchanged=batch.bytes_unchanged)
@@ -180,6 +185,10 @@ class Source:
             # A file that has grown must not take the room of those after it.
             room = batch.room(status.st_size)
             length, error = fill(fd, room)
+            if error is None and length == status.st_size:
+                more, error = goes_on(fd, length)
+                if more:
+                    raise _Longer
             extra, same = capture(fd, path, status, tally.warn, limit_bytes=EXTRA_BYTES_MAX - len(path))
             if error is not None or not same or length != status.st_size:
                 now = Found(found.directory, found.name, status_of(fd, status))
@@ -267,6 +276,10 @@ class Source:
             extra=extra,
         )
         yield Record(meta, piece.data)
+
+
+class _Longer(Exception):
+    """A file has more than the size that was told of it, and no room in a record of many."""
 
 
 def _read(found: Found, match: list[BaseRow]) -> bool:

@@ -65,7 +65,12 @@ class StreamSource(Kept):
         self.path = stream_path(name)
         if command is not None:
             check_command(command)
-        elif sys.stdin is not None and sys.stdin.isatty():
+        elif sys.stdin is None:  # what has its descriptor now is not what the user meant
+            raise UsageError(
+                "standard input is closed",
+                hint="pipe the data in, or use --stdin-from-command -- COMMAND; for nothing, </dev/null",
+            )
+        elif sys.stdin.isatty():
             raise UsageError(
                 "standard input is a terminal",
                 hint="pipe the data in, or use --stdin-from-command -- COMMAND",

@@ -1,7 +1,7 @@
 """What a restore does to the names below its root: nothing half-done ever has an entry's name.
 
-Whatever is made gets a name of its own beside the final one (`.staddle-` and 16 digits) and is renamed when
-it is whole; where nothing has the final name, what one call makes whole is made there at once. A restore that
+Whatever is made gets a name of its own beside the final one (`temporary`) and is renamed when it is
+whole; where nothing has the final name, what one call makes whole is made there at once. A restore that
 is killed leaves at most one such file, and the next one that enters the directory removes it.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import sys
 import unicodedata
@@ -19,15 +18,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from staddle.client.metadata import Meta, Metadata
-from staddle.client.places import TEMPORARY, Places
-from staddle.client.scan import reason, split
+from staddle.client.places import Places
+from staddle.client.scan import join, reason, split
+from staddle.client.temporary import TEMPORARY, is_temporary
 from staddle.errors import StaddleError
 from staddle.platform import fsattrs
 from staddle.platform.durable import try_lock
 from staddle.platform.flush import FlushList
 
 _HOPELESS: Final = frozenset({errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)})
-_LEFTOVER: Final = re.compile(re.escape(TEMPORARY) + rb"[0-9a-f]{16}(?:-a)?")
 _OWNER_ALL: Final = 0o700
 _SWEPT_MAX: Final = 100_000
 _LIKELY_FOLDS: Final = sys.platform in {"darwin", "win32"}
@@ -101,9 +100,9 @@ class Target:
         """Remove what a killed restore has left in a directory; a living one holds a lock on its file."""
         with contextlib.suppress(OSError):
             for name in self.places.names(path):
-                if name.startswith(TEMPORARY) and _LEFTOVER.fullmatch(name):
+                if name.startswith(TEMPORARY) and is_temporary(name, self.places.inode(path)):
                     with contextlib.suppress(OSError):
-                        self._remove_leftover((b"/" if path == b"/" else path + b"/") + name)
+                        self._remove_leftover(join(path, name))
 
     def _remove_leftover(self, path: bytes) -> None:
         status = self.places.status(path)
@@ -252,26 +251,36 @@ class Target:
         """What an error says, in words; looks for the file flag behind a refusal."""
         if error.errno in _BLOCKED and sys.platform == "linux":
             for place in (path, split(path)[0]):
-                if self._is_immutable(place):
-                    shown = os.fsdecode(self.root.rstrip(b"/") + place)
-                    return f"{shown!r} is immutable or append-only (`chattr -ia` makes it writable)"
+                if locked := self._locked_by_name(place):
+                    return locked
         return reason(error)
 
-    def _is_immutable(self, path: bytes) -> bool:
+    def locked(self, path: bytes, fd: int) -> str:
+        """What to say of an open file or directory that nothing may change; empty for any other."""
+        try:
+            flags = fsattrs.get_flags(fd)
+        except OSError:
+            return ""
+        if not flags & (fsattrs.IMMUTABLE | fsattrs.APPEND):
+            return ""
+        shown = os.fsdecode(self.root.rstrip(b"/") + path)
+        return f"{shown!r} is immutable or append-only (`chattr -ia` makes it writable)"
+
+    def _locked_by_name(self, path: bytes) -> str:
         try:
             status = self.places.status(path)
             if status is None or stat.S_IFMT(status.st_mode) not in {stat.S_IFREG, stat.S_IFDIR}:
-                return False
+                return ""
             if sys.platform == "win32":
-                return False
+                return ""
             is_directory = stat.S_ISDIR(status.st_mode)
             fd = self.places.open_directory(path) if is_directory else self.places.open_file(path)
             try:
-                return bool(fsattrs.get_flags(fd) & (fsattrs.IMMUTABLE | fsattrs.APPEND))
+                return self.locked(path, fd)
             finally:
                 os.close(fd)
         except (OSError, StaddleError):
-            return False
+            return ""
 
 
 def fold(path: bytes) -> bytes:

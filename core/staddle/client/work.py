@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from staddle.client.metadata import Metadata
+from staddle.client.metadata import Meta, Metadata
 from staddle.client.owners import Owners
 from staddle.client.policy import Action, Item, Overwrite
 from staddle.client.scan import Warn
@@ -72,6 +72,18 @@ class Work:
             self.restored.add(path)
             if self.dry_run and action is not Action.SAME:
                 self.renewed.add(path)
+
+    def set_again(self, fd: int, path: bytes, meta: Meta) -> None:
+        """All but the flags of an open file or directory, which may have it already.
+
+        On what is immutable nothing can be set: that is told only if something would have to be.
+        """
+        if self.metadata.is_set(fd, path, meta):
+            return
+        if locked := self.target.locked(path, fd):
+            self.warn(path, f"owner, mode, times and attributes are not set: {locked}")
+        else:
+            self.metadata.set_open(fd, self.target.places, path, path, meta)
 
     def lost_content(self, path: bytes, why: str) -> None:
         """The content of a file can't be had."""

@@ -41,9 +41,9 @@ class Complaints:
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a daemon's main coroutine until it ends, with all the descriptors that it may have."""
-    descriptors.raise_limit()
 
     async def told() -> T:
+        descriptors.raise_limit()
         asyncio.get_running_loop().set_exception_handler(Complaints())
         return await main
 

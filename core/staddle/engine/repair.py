@@ -7,6 +7,7 @@ removed: most of a damaged container can still be read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from staddle.engine import ops
@@ -68,6 +69,17 @@ def left_on(t: Tables, medium: str) -> int:
         any(copy.medium == medium for copy in item.placements()) and missing_copies(t, item) > 0
         for item in t.objects.values()
     )
+
+
+def stranded(t: Tables) -> Counter[str]:
+    """By medium that was taken out: live objects with no copy elsewhere. Looks at all if there is one."""
+    found: Counter[str] = Counter()
+    retired = {name for name, medium in t.media.items() if medium.state is MediumStatus.RETIRED}
+    for item in t.objects.values() if retired else ():
+        there = {copy.medium for copy in item.placements()}
+        if item.state is ObjectState.LIVE and all(t.media[name].state in _GONE for name in there):
+            found.update(there & retired)
+    return found
 
 
 def lost_for_good(t: Tables) -> list[bytes]:

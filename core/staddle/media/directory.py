@@ -19,7 +19,7 @@ from contextlib import suppress
 from staddle.api.media import Deadline, Mode, check_label
 from staddle.api.types import Capability, Health, Label, MediumState, Surety
 from staddle.errors import Conflict, MediumFailed, NotFound, StaddleError
-from staddle.media.directory_root import LABEL_BYTES_MAX, LABEL_NAME, Root
+from staddle.media.directory_root import LABEL_BYTES_MAX, LABEL_NAME, Root, UnlabelledRoot
 from staddle.media.directory_volume import (
     TMP_NAME,
     DirectoryVolume,
@@ -29,7 +29,7 @@ from staddle.media.directory_volume import (
 )
 from staddle.media.options import DirectoryConfig
 from staddle.media.oserrors import translate
-from staddle.platform.durable import fsync_dir, make_directories, publish_no_replace
+from staddle.platform.durable import FILES, fsync_dir, make_directories, publish_no_replace
 
 # What a fresh file system or a file server puts into an empty directory.
 _EMPTY_ENOUGH = {"lost+found", ".snapshot", ".snapshots", ".zfs", "System Volume Information", "$RECYCLE.BIN"}
@@ -55,7 +55,6 @@ class DirectoryMedium:
         try:
             self._make_root()
             self._check_mounted()
-            label_path = os.path.join(self._path, LABEL_NAME)
             with suppress(NotFound):
                 if self.read_label(deadline) == text:
                     fsync_dir(self._path)
@@ -66,13 +65,7 @@ class DirectoryMedium:
                 )
             self._check_empty()
             os.makedirs(os.path.join(self._path, TMP_NAME), mode=0o700, exist_ok=True)
-            temporary = temporary_path(self._path)
-            try:
-                write_temporary(temporary, [text], deadline)
-                publish_no_replace(temporary, label_path)
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
+            self._write_label(text, deadline)
             fsync_dir(self._path)
         except FileExistsError:
             if self.read_label(deadline) != text:
@@ -80,6 +73,17 @@ class DirectoryMedium:
             fsync_dir(self._path)
         except OSError as error:
             raise translate(error, f"label {self._path}") from error
+
+    def _write_label(self, text: bytes, deadline: Deadline, *, replace: bool = False) -> None:
+        temporary = temporary_path(self._path)
+        try:
+            write_temporary(temporary, [text], deadline)
+            (FILES.replace if replace else publish_no_replace)(
+                temporary, os.path.join(self._path, LABEL_NAME)
+            )
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
 
     def read_label(self, deadline: Deadline) -> bytes:
         """The label's text. Raises NotFound (scope `medium`: nor is there a directory), MediumFailed."""
@@ -103,6 +107,29 @@ class DirectoryMedium:
         if len(text) > LABEL_BYTES_MAX:
             raise MediumFailed(f"the label of {self._path} is larger than {LABEL_BYTES_MAX} bytes")
         return text
+
+    def relabel(self, label: Label, text: bytes, found: bytes, deadline: Deadline) -> None:
+        """Write the label again: whole, beside, then in one step. Raises Conflict if it has changed."""
+        try:
+            self._check_mounted()
+            held = b""
+            with suppress(NotFound):
+                held = self.read_label(deadline)
+            if held not in {text, found}:
+                raise Conflict(f"the label of {self._path} has changed meanwhile", hint="look again")
+            if held != text:
+                os.makedirs(os.path.join(self._path, TMP_NAME), mode=0o700, exist_ok=True)
+                self._write_label(text, deadline, replace=bool(held))
+            fsync_dir(self._path)
+        except FileExistsError:
+            raise Conflict(f"{self._path} was labelled by somebody else at the same time") from None
+        except OSError as error:
+            raise translate(error, f"label {self._path}") from error
+
+    def open_unlabelled(self, label: Label, deadline: Deadline) -> DirectoryVolume:
+        """Open the directory for reading whatever its label says. Raises MediumFailed if it is not there."""
+        self._check_mounted()
+        return DirectoryVolume(UnlabelledRoot(self._path, label), "read", self._config.reserve_bytes)
 
     def open(self, label: Label, mode: Mode, epoch: int, deadline: Deadline) -> DirectoryVolume:
         """Open the volume. `epoch` is not used: a directory can't fence, and does not claim to."""

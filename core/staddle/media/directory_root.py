@@ -62,3 +62,20 @@ class Root:
     def at(self, name: str) -> str:
         """The path of an object."""
         return os.path.join(self.path, *name.split("/"))
+
+
+class UnlabelledRoot(Root):
+    """The root of a volume whose label is damaged or lost: what is read there proves what it is."""
+
+    def check(self) -> None:
+        """Make sure that there is a directory. Raises MediumFailed."""
+        if not os.path.isdir(self.path):
+            raise MediumFailed(f"{self.path} is not there", hint="is it mounted?")
+
+    def answers(self) -> bool:
+        """Whether the directory can be read: there is no label to ask for."""
+        try:
+            os.listdir(self.path)
+        except OSError:
+            return False
+        return True

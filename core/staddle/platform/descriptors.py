@@ -37,23 +37,26 @@ def when_free(step: Callable[[], T], wait_s: float) -> T:
         time.sleep(_LOOK_S)
 
 
-def raise_limit() -> None:
-    """Let this process have as many descriptors as its administrator allows, up to `WANTED`.
+if sys.platform == "win32":
 
-    A shell's usual 1024 are less than the links that a daemon takes. The hard limit stays as it is. Windows
-    has no such limit per process.
-    """
-    if sys.platform == "win32":
-        return
+    def raise_limit() -> None:
+        """Windows has no such limit per process."""
+
+else:
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return
-    for wanted in (WANTED, _WANTED_ANYWHERE):
-        count = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if count <= soft:
+    def raise_limit() -> None:
+        """Let this process have as many descriptors as its administrator allows, up to `WANTED`.
+
+        A shell's usual 1024 are less than the links that a daemon takes. The hard limit stays as it is.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
             return
-        with contextlib.suppress(ValueError, OSError):  # the kernel's own limit is lower
-            resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-            return
+        for wanted in (WANTED, _WANTED_ANYWHERE):
+            count = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            if count <= soft:
+                return
+            with contextlib.suppress(ValueError, OSError):  # the kernel's own limit is lower
+                resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+                return

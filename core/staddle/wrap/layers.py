@@ -12,8 +12,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from staddle.api.media import Deadline, Medium, Mode, Volume
+from staddle.api.media import Deadline, Medium, Mode, Relabels, Volume
 from staddle.api.types import Buffer, Capability, Capacity, Health, Label, ObjectInfo, Receipt
+from staddle.errors import MediumFailed
 from staddle.wrap import answers
 
 T = TypeVar("T")
@@ -134,11 +135,31 @@ class WrappedMedium:
             "read_label", lambda: answers.checked_text(name, self.inner.read_label(deadline)), deadline
         )
 
+    def relabel(self, label: Label, text: bytes, found: bytes, deadline: Deadline) -> None:
+        """See Relabels. Raises MediumFailed for a driver that can't."""
+        able = self._relabelling()
+        self._chain.call("initialize", lambda: able.relabel(label, text, found, deadline), deadline)
+
     def open(self, label: Label, mode: Mode, epoch: int, deadline: Deadline) -> WrappedVolume:
         """See Medium."""
+        return self._opened(label, lambda: self.inner.open(label, mode, epoch, deadline), deadline)
 
+    def open_unlabelled(self, label: Label, deadline: Deadline) -> WrappedVolume:
+        """See Relabels. Raises MediumFailed for a driver that can't."""
+        able = self._relabelling()
+        return self._opened(label, lambda: able.open_unlabelled(label, deadline), deadline)
+
+    def _relabelling(self) -> Relabels:
+        if isinstance(self.inner, Relabels):
+            return self.inner
+        raise MediumFailed(
+            f"medium {self._chain.name}: its plugin can't write a label again",
+            hint="replace the medium: what lies on it is made again from other copies",
+        )
+
+    def _opened(self, label: Label, open_: Callable[[], Volume], deadline: Deadline) -> WrappedVolume:
         def opened() -> Volume:
-            volume = self.inner.open(label, mode, epoch, deadline)
+            volume = open_()
             answers.checked_volume(self._chain.name, volume, label)
             return volume
 

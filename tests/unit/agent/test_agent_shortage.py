@@ -13,16 +13,13 @@ from agentkit import back_up, check, make_tree, restore, running, until
 from test_agent_streams import assigned, try_open
 
 from staddle.api.types import Kind
-from staddle.daemon.agent import data, greeter
+from staddle.daemon.agent import greeter
 from staddle.daemon.agent.context import AgentContext
-from staddle.daemon.agent.mending import Mender
-from staddle.daemon.agent.publisher import DIRECTORY_TRIES, Publisher
 from staddle.daemon.agent.reads import ReadDesk
 from staddle.daemon.agent.store import MediaSet
 from staddle.daemon.agent.streams import STREAMS_MAX
-from staddle.errors import Corrupt, Denied, MediumFailed, StaddleError, Unavailable
+from staddle.errors import Denied, MediumFailed, StaddleError, Unavailable
 from staddle.ids import Ids
-from staddle.wire.ops.agents import CommittedContainer, Located
 
 
 class Threads:
@@ -321,125 +318,5 @@ def test_a_medium_that_refused_the_keyring_gets_it_later_over_the_same_link(tmp_
             await until(lambda: any(path.is_file() for path in place.rglob("*")), 30.0)
             assert not errors
             assert await grid.agent.context.manager.link() is link
-
-    asyncio.run(main())
-
-
-# --- the fingerprint library --------------------------------------------------------------------------------
-
-
-def committed(media):
-    place = Located(id=b"c" * 16, size_bytes=1, digest=bytes(32), copies=[(name, "x") for name in media])
-    return CommittedContainer(lsn=1, object=place)
-
-
-def publisher_that_reads(directory, names=("m1",)):
-    context = types.SimpleNamespace(
-        written=types.SimpleNamespace(get=lambda _: None),
-        keys=lambda domain: None,
-        media=types.SimpleNamespace(names=names),
-    )
-    return Publisher(context, types.SimpleNamespace(directory=directory), lambda: False)
-
-
-def raising(error):
-    def directory(*_):
-        raise error
-
-    return directory
-
-
-async def publications(publisher, item, count):
-    """None for left out, the error for another try."""
-    results = []
-    for _ in range(count):
-        try:
-            results.append(publisher._publication("default", item))
-        except StaddleError as error:
-            results.append(error)
-    return results
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MediumFailed("not mounted", scope="path"),
-        MediumFailed("gone"),
-        Denied("no permission", scope="medium"),
-        Unavailable("the agent ends", scope="agent"),
-    ],
-)
-def test_a_container_on_a_medium_that_is_away_is_waited_for(error):
-    async def main():
-        publisher = publisher_that_reads(raising(error))
-        assert await publications(publisher, committed(["m1"]), 10) == [error] * 10
-
-    asyncio.run(main())
-
-
-def test_a_container_whose_copies_are_bad_is_left_out(caplog):
-    async def main():
-        error = Corrupt("bad")
-        publisher = publisher_that_reads(raising(error))
-        wanted = [error] * (DIRECTORY_TRIES - 1) + [None]
-        assert await publications(publisher, committed(["m1"]), DIRECTORY_TRIES) == wanted
-
-    asyncio.run(main())
-    assert "is left out of the library" in caplog.text
-
-
-def test_a_container_on_no_medium_of_this_agent_is_not_waited_for():
-    async def main():
-        publisher = publisher_that_reads(raising(AssertionError("not to be read")))
-        assert await publications(publisher, committed(["m9"]), 1) == [None]
-        assert await publications(publisher, committed([]), 1) == [None]
-
-    asyncio.run(main())
-
-
-def test_mending_ends_soon_although_the_manager_does_not_answer():
-    async def main():
-        asked = asyncio.Event()
-
-        async def call(*_, **__):
-            asked.set()
-            await asyncio.Event().wait()
-
-        context = types.SimpleNamespace(manager=types.SimpleNamespace(call=call))
-        library = types.SimpleNamespace(
-            damaged=lambda: (1,), applied_lsn=7, rebuild=lambda lost, source: list(source)
-        )
-        mender = Mender(context, lambda *_: None)
-        mender.look_at("default", library)
-        await asked.wait()
-        mender.stop()
-        async with asyncio.timeout(20):
-            await mender.ended(20)
-        assert mender._task.done()
-
-    asyncio.run(main())
-
-
-def test_clients_are_told_goodbye_although_mending_does_not_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MENDING_STOP_S", 0.05)
-
-    async def main():
-        free = threading.Event()
-        async with running(tmp_path / "home") as grid:
-            mender = grid.agent.publisher._mender
-            mender._task = asyncio.create_task(asyncio.to_thread(free.wait, 60))
-            closed = []
-            real = grid.agent.streams.close
-
-            async def close():
-                closed.append(mender._task.done())
-                await real()
-
-            grid.agent.streams.close = close
-            await grid.agent.stop()
-            assert closed == [False]
-            assert not mender._task.done()
-            free.set()
-            await mender._task
 
     asyncio.run(main())

@@ -301,7 +301,13 @@ async def test_questions_to_the_catalog_are_counted_by_client():
 
     manager = SimpleNamespace(state=SimpleNamespace(backups={}))
     desk = AdminDesk(
-        manager=manager, adoption=None, presence=None, catalog=Catalog(), collector=None, stop=None
+        manager=manager,
+        adoption=None,
+        presence=None,
+        labels=None,
+        catalog=Catalog(),
+        collector=None,
+        stop=None,
     )
 
     def call(name, role="client"):

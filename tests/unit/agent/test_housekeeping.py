@@ -8,7 +8,10 @@ import pytest
 from agentkit import back_up, check, create, make_tree, restore, running, until
 
 from staddle.api.types import Kind, Label
+from staddle.daemon.manager.admin import AdminDesk
+from staddle.daemon.manager.labels import LabelDesk
 from staddle.daemon.manager.orphans import OrphanSweeper
+from staddle.daemon.manager.presence import AgentSession
 from staddle.data.crypto import digest
 from staddle.data.label import encode
 from staddle.data.seal import decode_seal
@@ -18,7 +21,8 @@ from staddle.engine.messages import CancelJob
 from staddle.engine.tables import MediumStatus
 from staddle.errors import Corrupt, Denied
 from staddle.ids import Ids
-from staddle.wire.ops.agents import BAD_COPY, BadCopy
+from staddle.platform.clock import lease_clock_ns
+from staddle.wire.ops.agents import BAD_COPY, BadCopy, MediumReport
 from staddle.wire.ops.jobs import CANCEL_JOB, FINISH_JOB
 
 
@@ -139,6 +143,10 @@ def test_a_wrong_volume_is_held_against_the_agent_that_sees_it(tmp_path, seed):
             assert not grid.adoption.problem("m1", "a2")
             await grid.adoption.adopt("a1", {"m1": b""})
             assert "empty" in grid.adoption.problem("m1")
+            renamed = Label(grid=state.grid, medium="m0", volume=state.media["m1"].volume, created_ns=1)
+            await grid.adoption.adopt("a1", {"m1": encode(renamed)})
+            assert "was the table [medium.m0] renamed?" in grid.adoption.problem("m1")
+            await grid.adoption.adopt("a1", {"m1": b""})
             right = Label(grid=state.grid, medium="m1", volume=state.media["m1"].volume, created_ns=1)
             await grid.adoption.adopt("a1", {"m1": encode(right)})
             assert grid.adoption.problems() == []
@@ -171,5 +179,51 @@ def test_a_job_whose_media_are_away_at_its_end_waits_for_them_as_its_pool_says(t
             assert finished.state == ("complete" if wait_s else "incomplete")
             assert ("no available copy" in finished.message) == (not wait_s)
             await asyncio.gather(*later)
+
+    asyncio.run(main())
+
+
+def test_a_medium_that_is_up_has_no_message_of_an_agent_that_could_not_use_it_yet(tmp_path):
+    async def main():
+        async with running(tmp_path / "home") as grid:
+            state = grid.manager.state
+            await grid.manager.change(decide_medium_state, "m1", MediumStatus.OFFLINE, "it is away", 1)
+            session = grid.presence.sessions["a1"]
+            other = grid.presence.sessions["a2"] = AgentSession("a2")
+            grid.manager.core.health.agent_seen("a2", lease_clock_ns())
+            session.media = {"m1": MediumReport(name="m1", state="up", message="")}
+            other.media = {"m1": MediumReport(name="m1", state="offline", message="not mounted here yet")}
+            await grid.presence._judge_media()
+            assert (state.media["m1"].state, state.media["m1"].message) == (MediumStatus.UP, "")
+
+    asyncio.run(main())
+
+
+def test_status_names_what_is_wrong_now_and_media_that_were_taken_out_too_early(tmp_path):
+    async def main():
+        async with running(tmp_path / "home") as grid:
+            make_tree(tmp_path / "src", 1, files=2, big=1 << 20)
+            await back_up(grid, os.fsencode(tmp_path / "src"))
+            desk = AdminDesk(
+                manager=grid.manager,
+                adoption=grid.adoption,
+                presence=grid.presence,
+                labels=LabelDesk(grid.manager, grid.adoption, grid.presence),
+                catalog=None,
+                collector=None,
+                stop=None,
+            )
+            state = grid.manager.state
+            grid.presence.sessions["a1"].media = {"m1": MediumReport(name="m1", state="up", message="")}
+            state.media["m1"].message = "of an earlier release's log"
+            assert desk._medium("m1").message == ""
+            assert desk._not_configured() == []
+            for name in ("m1", "m2"):
+                await grid.manager.change(decide_medium_state, name, MediumStatus.RETIRED, "out", 1)
+            grid.settings.medium.pop("m1")
+            [said] = desk._not_configured()
+            assert (said.name, said.state, said.plugin) == ("m1", "retired", "directory")
+            assert f"{len(state.objects)} objects are on no other medium" in said.message
+            assert "[medium.m1]" in said.message
 
     asyncio.run(main())

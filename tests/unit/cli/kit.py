@@ -53,7 +53,7 @@ class FakeManager:
             *(reading.QUERY, reading.LIST_DIRECTORY, reading.FIND, reading.OPEN_BACKUP, reading.LIST_BACKUPS),
             *(jobs.LIST_JOBS, jobs.CANCEL_JOB, admin.PRUNE, admin.VERIFY_PLAN, admin.REBUILD_CATALOG),
             *(admin.VERIFY_CATALOG, admin.SNAPSHOT_CATALOG, data.CHECK_OBJECT),
-            *(repair.REPAIR_OBJECT, repair.FILES_LOST, repair.CHECK_MEDIUM),
+            *(repair.REPAIR_OBJECT, repair.FILES_LOST, repair.CHECK_MEDIUM, repair.REPAIR_LABELS),
         ]
         for operation in operations:
             register(handlers, operation, self._answer)

@@ -54,6 +54,20 @@ def test_ls_goes_down_to_the_roots_and_shows_a_directory(manager):
     assert "-rw-r--r--" in invoke("ls", "1", "/home/me/docs")[1]
 
 
+def test_ls_does_not_show_a_hard_link_as_a_symlink(manager):
+    rows = [entry(b"/d/h", 4, link="/d/f"), entry(b"/d/s", 3, link="to")]
+    manager.answers["catalog.ls"] = Rows(ENTRY, rows)
+    hard, symlink = invoke("ls", "1", "/d")[1].splitlines()
+    assert hard.endswith("/d/h (hard link to /d/f)")
+    assert symlink.endswith("/d/s -> to")
+
+
+def test_names_that_are_no_text_are_told_apart(manager):
+    manager.answers["catalog.ls"] = Rows(ENTRY, [entry(b"/d/" + name) for name in (b"\xfe", b"\xff", b"?")])
+    shown = [line.split("\t")[-1] for line in invoke("ls", "1", "/d")[1].splitlines()]
+    assert shown == ["/d/\\xfe", "/d/\\xff", "/d/?"]
+
+
 def test_ls_of_the_latest_backup(manager):
     manager.answers["backup.list"] = Rows(
         ["id", "state"], [[8, "complete"], [9, "warnings"], [10, "incomplete"]]

@@ -87,11 +87,36 @@ def test_all_options_reach_the_restore(restored, tmp_path, monkeypatch):
         ["--to", "x", "--group-map", "root:no such group"],
         ["--to", "x", "--overwrite", "sometimes"],
         ["--to", "x", "--exclude", "["],
+        ["--to", "x", "--to", "y"],
+        ["--to", "x", "--to", "x"],
+        ["--onto", "x", "--onto", "y"],
+        ["--onto", "x", "--overwrite", "never"],
+        ["--to", "-", "--overwrite", "if-newer"],
+        ["--onto", "x", "--owner-map", "1:2"],
+        ["--to", "x", "--owner-map", "1:2", "--owner-map", "1:3"],
+        ["--to", "x", "--group-map", "1:2", "--group-map", "1:3"],
     ],
 )
 def test_what_contradicts_itself_is_refused(restored, words):
     done = CliRunner().invoke(cli, ["restore", "1", *words], standalone_mode=False)
     assert getattr(done.exception, "exit_code", 0) == 2
+    assert restored.options is None
+
+
+def test_a_map_may_stand_there_twice_if_it_says_the_same(restored):
+    invoke("restore", "1", "--to", "/x", "--owner-map", "1:2", "--owner-map", "1:2", "--owner-map", "3:2")
+    assert restored.options.owners.user_map == ("1:2", "1:2", "3:2")
+
+
+def test_the_media_of_the_grid_are_protected_wherever_they_are(restored, manager, tmp_path, monkeypatch):
+    from staddle.client import own
+
+    medium = tmp_path / "elsewhere"
+    medium.mkdir()
+    monkeypatch.setattr(own, "own_places", lambda home: [str(medium)])
+    for words in (["--to", str(medium / "below")], ["/f", "--onto", str(medium / "staddle-volume.txt")]):
+        done = CliRunner().invoke(cli, ["restore", "1", *words], standalone_mode=False)
+        assert "inside a grid's own directory" in str(done.exception)
     assert restored.options is None
 
 

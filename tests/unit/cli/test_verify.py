@@ -37,6 +37,7 @@ def grid(manager):
     manager.answers["medium.check"] = repair.MediumChecked([])
     manager.answers["verify.files"] = repair.FilePage(paths=[])
     manager.answers["verify.repair"] = repair.Repaired(state="whole")
+    manager.answers["verify.labels"] = repair.LabelsRepaired([])
     manager.answers["backup.list"] = Rows(
         ["id", "name", "client"], [[1, "work", "host"], [2, "home", "host"]]
     )
@@ -185,3 +186,40 @@ def test_a_catalog_that_can_not_tell_the_files_ends_nothing(grid):
     code, _, err = invoke("verify")
     assert code == 13
     assert "can't be told: it is being rebuilt" in err
+
+
+def test_labels_are_repaired_first_and_each_is_told_of_once(grid):
+    done = [repair.LabelRepaired("m", "missing"), repair.LabelRepaired("n", "damaged", "none is there")]
+    grid.answers["verify.labels"] = repair.LabelsRepaired(done)
+    problem = repair.MediumProblem("", "CORRUPT", "volume label: damaged")
+    grid.answers["medium.check"] = lambda args: repair.MediumChecked([problem] if args.medium == "n" else [])
+    code, out, err = invoke("verify", "--repair")
+    assert code == 3
+    assert "medium m: its label was missing; repaired" in err
+    assert "medium n: its label is damaged; not repaired: none is there" in err
+    assert "volume label: damaged" not in err
+    assert "2 findings, 1 repaired" in out
+    code, out, err = invoke("verify")
+    assert "medium n: its label: CORRUPT" in err
+    assert sum(isinstance(each, repair.RepairLabels) for each in grid.requests) == 1
+    grid.answers["verify.labels"] = MediumFailed("unknown to this manager")
+    assert "1 finding" in invoke("verify", "--repair")[1]
+
+
+def test_a_seal_that_is_lost_hits_no_file_and_is_made_again_from_the_log(grid):
+    seal = [admin.VerifyObject("5e", ident(9), each, f"9.{each}", 9, bytes(32), "d", [1]) for each in "mn"]
+    grid.rows = [*grid.rows, *seal]
+    grid.bad = damaged("9.m", "9.n")
+    code, out, err = invoke("verify")
+    assert code == 13
+    assert "backup 1 (work of host): 1 object is hit, no file of it is hit" in err
+    assert "`staddle verify --repair` makes a lost seal again" in err
+    assert "stored again by the next backup" not in err, "a seal is not"
+    code, out, err = invoke("verify", "--repair", "--json")
+    assert code == 3
+    [summary] = lines_of(out, "summary")
+    assert (summary["objects_lost"], summary["objects_damaged"], summary["repaired"]) == (0, 1, 1)
+    grid.answers["verify.repair"] = repair.Repaired(state="gone", message="nothing refers to it any more")
+    assert invoke("verify", "--repair")[0] == 3, "the manager was quicker"
+    grid.answers["verify.repair"] = repair.Repaired(state="lost", message="no medium is up")
+    assert invoke("verify", "--repair")[0] == 13

@@ -6,6 +6,7 @@ import stat
 
 from staddle.client.metadata import Metadata
 from staddle.client.target import Target
+from staddle.client.temporary import temporary_name
 from staddle.client.told import Told
 from staddle.data.manifest import EntryFlag
 
@@ -65,6 +66,17 @@ def leftovers(root):
         for name in names
         if name.startswith(b".staddle-")
     ]
+
+
+def put(path, content):
+    """Make a file."""
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def unfinished(directory, own=b"0123456789abcdef"):
+    """The path that a restore which was killed would have left in a directory."""
+    return os.path.join(os.fsencode(directory), temporary_name(own, os.stat(directory).st_ino))
 
 
 PART_LAST = int(EntryFlag.PART | EntryFlag.LAST)

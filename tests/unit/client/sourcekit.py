@@ -9,6 +9,7 @@ from staddle.client.exclude import Excludes
 from staddle.client.scan import scan
 from staddle.client.source import Source
 from staddle.client.units import Tally, Units
+from staddle.client.walkorder import WalkOrder
 from staddle.data.entries import EntryFlag, EntryType
 from staddle.data.manifest import ManifestBuilder, ManifestHead
 from staddle.data.records import META_BYTES_MAX, NO_BASE, PAYLOAD_BYTES_MAX, FilesRecord, decode_record
@@ -20,11 +21,11 @@ LATE_NS = 1 << 62  # a base that began after any change
 class Read:
     """What a source made of a tree."""
 
-    def __init__(self, root, base=None, hook=None, source=None):
+    def __init__(self, root, base=None, hook=None, source=None, *, inside=(), exclude=()):
         self.warnings = []
         self.tally = Tally(lambda path, why: self.warnings.append((path, why)))
         self.source = source or Source(base or BaseIndex(0), self.tally)
-        found = scan([os.fsencode(root)], Excludes([]), self.tally.warn)
+        found = scan(WalkOrder(map(os.fsencode, [root, *inside])), Excludes(exclude), self.tally.warn)
         # All is found before anything is read, so that a test can change the tree between.
         self.founds = list(found)
         if hook:

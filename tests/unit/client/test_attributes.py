@@ -150,7 +150,8 @@ def test_the_largest_attributes_are_left_out_and_named(files, monkeypatch):
     monkeypatch.setattr(fsattrs, "get_xattr", lambda place, name: values[name])
     extra = one.capture()
     assert set(extra["xattr"]) == {b"user.a", b"user.big"}
-    assert one.warnings == [f"extended attribute 'user.huge' left out: {EXTRA_BYTES_MAX} bytes are too many"]
+    said = f"{EXTRA_BYTES_MAX} bytes, while all of one entry's may take 238 KiB together"
+    assert one.warnings == [f"extended attribute 'user.huge' left out: {said}"]
     assert len(msgspec.msgpack.encode(extra)) <= EXTRA_BYTES_MAX
     one.warnings.clear()
     assert set(one.capture(limit_bytes=10_000)["xattr"]) == {b"user.a"}

@@ -34,6 +34,12 @@ def out(patterns, path, ignoring_case=()):
         ("x/y", "/a/x/y/z", True),
         ("x/y", "/a/x/b/y", False),
         ("./x//y/", "/a/x/y", True),
+        ("foo/../a", "/x/a", True),
+        ("foo/../a", "/foo", False),
+        ("*/x/../../a", "/a", True),
+        ("/b/../../a/c/..", "/a", True),
+        ("/b/../../a/c/..", "/b/a", False),
+        ("../a", "/x/a", False),
         # anchored
         ("/bin", "/bin/bash", True),
         ("/bin", "/usr/bin/ls", False),

@@ -12,6 +12,8 @@ from staddle.client.scan import NO_RULES, Rules, Scan
 from staddle.client.units import Tally
 from staddle.errors import NotFound, UsageError
 
+from .scankit import moved
+
 MIB = 1 << 20
 NOTHING = Excludes([])
 
@@ -27,7 +29,7 @@ def trees(paths, listed, rules=NO_RULES, warned=None):
 
 
 def found(source, warned):
-    return [each.path for each in Scan(source._tops, NOTHING, warned.tally.warn, source._rules)]
+    return [each.path for each in Scan(source._paths, NOTHING, warned.tally.warn, source._rules)]
 
 
 def named(*paths):
@@ -73,6 +75,15 @@ def test_a_named_path_that_is_gone_is_a_mistake_beside_a_list_too(tree):
         source.check()
 
 
+def test_a_path_in_a_directory_of_the_grids_own_is_a_mistake_below_another_path_too(tree):
+    status = os.stat(tree / "d")
+    rules = Rules(own=frozenset({(status.st_dev, status.st_ino)}))
+    trees([tree], [], rules).check()
+    trees([tree], named(tree / "d/sub/f"), rules).check()
+    with pytest.raises(UsageError, match="grid's own"):
+        trees([tree, tree / "d/sub"], [], rules).check()
+
+
 def test_a_list_of_which_nothing_is_there_is_a_mistake(tree):
     with pytest.raises(NotFound, match="none of the listed files"):
         trees([], named(tree / "gone", tree / "too"))
@@ -85,9 +96,13 @@ def test_what_is_listed_tells_inputs_apart_and_its_order_does_not(tree):
     assert one.key != trees([], named(tree / "d/a", tree / "d/b", tree / "gone")).key
 
 
-def test_a_directory_that_was_listed_is_entered_on_another_file_system(tree):
-    source = trees([tree], named(tree / "d", tree / "d/a"), Rules(one_file_system=True))
-    assert source._rules.entered == {os.fsencode(tree), os.fsencode(tree / "d")}
+def test_what_was_listed_is_found_on_another_file_system_and_what_was_not_is_not(tree, monkeypatch):
+    moved(monkeypatch, tree / "d", tree / "d/sub", tree / "d/sub/f", tree / "d-e", tree / "d-e/x")
+    warned = Warned()
+    source = trees([tree], named(tree / "d/a", tree / "d/sub"), Rules(one_file_system=True))
+    names = ("", "d", "d/a", "d/sub", "d/sub/f", "d-e")
+    assert found(source, warned) == [os.fsencode(tree / name) for name in names]
+    assert not warned.said
 
 
 def test_a_long_list_takes_bounded_memory(tmp_path, monkeypatch):
@@ -142,6 +157,13 @@ def test_an_endless_entry_and_an_endless_list_are_refused(tmp_path, read):
     path.write_bytes(b"x\n\0" * (3 * MIB))
     with pytest.raises(UsageError, match="longer than 8 MiB"):
         list(read(str(path), "list", 8 * MIB))
+
+
+def test_a_list_from_a_standard_input_that_is_closed_is_a_mistake(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    for read in (lambda: list(lines_of("-", "list")), lambda: list(items_of("-", "list", MIB))):
+        with pytest.raises(UsageError, match="standard input is closed"):
+            read()
 
 
 def test_half_a_character_is_an_error_in_utf_16(tmp_path):

@@ -1,5 +1,6 @@
 """The content of one entry onto standard output, a file or a device."""
 
+import errno
 import hashlib
 import io
 import os
@@ -11,6 +12,8 @@ import sys
 import pytest
 
 from staddle.client import onecontent
+from staddle.client.owners import OwnerOptions
+from staddle.client.policy import Overwrite
 from staddle.data.entries import EntryRows, EntryType
 from staddle.errors import Corrupt, NotFound, StaddleError, UsageError
 from staddle.platform import blockdevice
@@ -126,6 +129,77 @@ def test_options_that_mean_a_tree_do_not_go_with_one_content(tmp_path):
     for more in ({"dry_run": True}, {"delete": True}, {"in_place": True}, {"include": ["x"]}):
         with pytest.raises(UsageError):
             restored(stored_rows(EntryRows()), "/", onto=b"-", **more)
+
+
+@pytest.mark.parametrize("onto", ["-", "file"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"overwrite": Overwrite.NEVER},
+        {"overwrite": Overwrite.IF_NEWER},
+        {"owners": OwnerOptions(user_map=["0:0"])},
+        {"owners": OwnerOptions(numeric=True)},
+        {"exclude": ["x"]},
+    ],
+    ids=str,
+)
+def test_an_option_that_would_be_ignored_is_refused_and_the_file_stays(big, tmp_path, onto, more):
+    stored, _ = store(big)
+    out = tmp_path / "file"
+    out.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="do not fit"):
+        restored(stored, "/", paths=[big / "small"], onto=onto if onto == "-" else os.fsencode(out), **more)
+    assert out.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("way", ["straight", "by a symlink", "by a symlink to the file"])
+def test_a_file_of_a_grid_is_not_overwritten(big, tmp_path, way):
+    stored, _ = store(big)
+    (tmp_path / "grid/media").mkdir(parents=True)
+    label = tmp_path / "grid/media/staddle-volume.txt"
+    label.write_bytes(b"label")
+    os.symlink("grid/media", tmp_path / "way")
+    os.symlink(label, tmp_path / "link")
+    names = {"straight": label, "by a symlink": tmp_path / "way" / label.name}
+    with pytest.raises(UsageError, match="inside a grid's own directory"):
+        restored(
+            stored, "/", paths=[big / "small"], onto=os.fsencode(names.get(way, tmp_path / "link")),
+            protected=[os.fsencode(tmp_path / "grid")],
+        )  # fmt: skip
+    assert label.read_bytes() == b"label"
+
+
+class Full:
+    """A disk that takes some bytes, and then no more."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def write(self, data):
+        if self.room < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(data)
+        return len(data)
+
+    def flush(self):
+        pass
+
+
+def test_a_full_disk_is_told_of_the_place_that_is_written_to(big, tmp_path, monkeypatch):
+    stored, _ = store(big)
+    full = Output()
+    full.buffer = Full(1 << 20)
+    monkeypatch.setattr(sys, "stdout", full)
+    with pytest.raises(StaddleError) as told:
+        restored(stored, "/", paths=[big / "image"], onto=b"-")
+    assert told.value.message == "cannot write to standard output: no space left on device"
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "write", lambda fd, data: Full(0).write(data))
+    out = tmp_path / "out"
+    with pytest.raises(StaddleError) as told:
+        restored(stored, "/", paths=[big / "image"], onto=os.fsencode(out))
+    assert told.value.message == f"cannot write to {str(out)!r}: no space left on device"
+    assert "do not use it" in told.value.hint
 
 
 def test_zeros_are_written_also_where_the_device_has_no_call_for_it(tmp_path, seed):

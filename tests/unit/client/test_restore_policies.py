@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from staddle.client.policy import Action, Overwrite, decide, same_file
 from staddle.data.entries import EntryRows, EntryType
-from staddle.errors import UsageError
+from staddle.errors import NotFound, UsageError
 
 from .kit import FakeGrid, Stored, below, picture, restored, store
-from .restorekit import leftovers, stored_rows, whole_tree
+from .restorekit import leftovers, stored_rows, target_at, unfinished, whole_tree
 
 POLICIES = [each.value for each in Overwrite]
 
@@ -131,7 +131,7 @@ def test_what_a_killed_restore_left_goes_even_where_nothing_else_is_to_do(tree, 
     restored(stored, tmp_path / "to")
     place = below(tmp_path / "to", tree)
     for directory in ("", "deep"):
-        with open(os.path.join(place, directory, ".staddle-0123456789abcdef"), "wb") as file:
+        with open(unfinished(os.path.join(place, directory)), "wb") as file:
             file.write(b"half")
     assert len(leftovers(tmp_path / "to")) == 2
     restored(stored, tmp_path / "to", dry_run=True)
@@ -234,6 +234,21 @@ def test_delete_removes_what_the_backup_has_not_below_the_restored_directories_o
     assert sorted(os.listdir(place)) == ["a", "dir", "keep.log", "link", "pipe"]
 
 
+def test_delete_leaves_what_another_restore_is_writing_and_nothing_else_of_a_like_name(small, tmp_path):
+    stored, _ = store(small)
+    place = os.fsencode(below(tmp_path / "to", small))
+    os.makedirs(place)
+    with target_at(tmp_path / "to") as (living, _):
+        fresh = living.create_file(os.fsencode(small) + b"/being written")
+        for name in (b".staddle-00000000deadbeef", b"extra"):
+            with open(os.path.join(place, name), "wb"):
+                pass
+        outcome = restored(stored, tmp_path / "to", delete=True)
+        assert outcome.summary.deleted == 2
+        assert os.path.basename(fresh.place) in os.listdir(place)
+        living.discard(fresh)
+
+
 def test_nothing_is_deleted_where_the_backup_is_not_wholly_known(small, tmp_path):
     stored, _ = store(small)
     stored.state = "incomplete"
@@ -265,8 +280,11 @@ def test_a_grid_and_its_volumes_are_not_deleted(small, tmp_path, marker):
 
 
 def test_a_target_inside_the_grid_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="inside a grid"):
-        restored(Stored(), tmp_path / "home/x", protected=[os.fsencode(tmp_path / "home")])
+    (tmp_path / "home").mkdir()
+    (tmp_path / "way").symlink_to("home")
+    for target in ("home/x", "home", "way/x"):
+        with pytest.raises(UsageError, match="inside a grid"):
+            restored(Stored(), tmp_path / target, protected=[os.fsencode(tmp_path / "home")])
 
 
 # --- in place -----------------------------------------------------------------------------------------
@@ -329,6 +347,17 @@ def test_an_image_or_stream_is_not_restored_in_place(tmp_path, kind):
 
 
 # --- which entries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"dry_run": True}, {"exclude": ["a", "dir", "link", "pipe"]}], ids=str)
+def test_a_pattern_that_takes_nothing_is_an_error(small, tmp_path, more):
+    stored, _ = store(small)
+    patterns = ["a*", "pipe"] if "exclude" in more else ["nowhere", "no*"]
+    with pytest.raises(NotFound, match="nothing that --include") as told:
+        restored(stored, tmp_path / "to", include=patterns, **more)
+    assert all(repr(pattern) in told.value.message for pattern in patterns)
+    if "exclude" not in more:
+        restored(stored, tmp_path / "to", include=["nowhere", "pipe"], **more)  # one of them is enough
 
 
 def test_patterns_choose_what_is_restored(small, tmp_path):

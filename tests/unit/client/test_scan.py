@@ -19,21 +19,15 @@ from staddle.client.scan import (
     absolute,
     join,
     parents,
-    reduce_roots,
     scan,
     split,
 )
+from staddle.client.walkorder import reduce_roots
 from staddle.data.entries import PATH_BYTES_MAX
 from staddle.errors import NotFound, UsageError
 from staddle.platform import fsattrs
 
-NOTHING = Excludes([])
-
-
-def found(roots, excludes=NOTHING):
-    warnings = []
-    paths = [each.path for each in scan(roots, excludes, lambda path, why: warnings.append((path, why)))]
-    return paths, warnings
+from .scankit import NOTHING, found, moved, names_of, tree
 
 
 def test_the_walk_gives_a_directory_then_its_entries_by_name_as_bytes(tmp_path):
@@ -186,23 +180,6 @@ def test_any_pattern_is_read_or_refused(pattern, name):
 # --- what is left out beside patterns ---------------------------------------------------------------
 
 
-def names_of(root, rules, excludes=NOTHING):
-    warnings = []
-    walk = Scan([os.fsencode(root)], excludes, lambda path, why: warnings.append((path, why)), rules)
-    names = {os.path.relpath(each.path, os.fsencode(root)).decode() for each in walk} - {"."}
-    assert not warnings
-    return names
-
-
-def tree(root, *paths, data=b""):
-    for path in paths:
-        if path.endswith("/"):
-            (root / path).mkdir(parents=True)
-        else:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(data)
-
-
 def test_files_longer_than_asked_for_are_left_out(tmp_path):
     tree(tmp_path, "nine", data=b"9" * 9)
     tree(tmp_path, "d/ten", data=b"0" * 10)
@@ -246,29 +223,10 @@ def test_the_contents_of_the_grids_own_directories_are_left_out_and_named(tmp_pa
 
 
 def test_other_file_systems_are_not_entered_but_where_they_are_mounted_is_kept(tmp_path, monkeypatch):
-    """Mount points by way of st_dev: what the system tells of `mnt` is changed, in one place."""
     tree(tmp_path, "mnt/inside", "own/inside", "own/asked/inside")
-    strange = {os.stat(tmp_path / each).st_ino for each in ("mnt", "own/asked")}
-    real_stat, real_fstat = os.stat, os.fstat
-
-    class Moved:
-        def __init__(self, status):
-            self._status = status
-            self.st_dev = status.st_dev + 1
-
-        def __getattr__(self, name):
-            return getattr(self._status, name)
-
-    def moved(status):
-        return Moved(status) if status.st_ino in strange else status
-
-    monkeypatch.setattr(os, "stat", lambda *args, **more: moved(real_stat(*args, **more)))
-    monkeypatch.setattr(os, "fstat", lambda fd: moved(real_fstat(fd)))
-    # Below `asked` the device is the strange one as well, as far as the walk can see.
-    strange.add(real_stat(tmp_path / "own/asked/inside").st_ino)
+    moved(monkeypatch, *(tmp_path / each for each in ("mnt", "own/asked", "own/asked/inside")))
     assert names_of(tmp_path, Rules(one_file_system=True)) == {"mnt", "own", "own/inside", "own/asked"}
-    asked = frozenset({os.fsencode(tmp_path / "own/asked")})
-    names = names_of(tmp_path, Rules(one_file_system=True, entered=asked))
+    names = names_of(tmp_path, Rules(one_file_system=True), asked=["own/asked"])
     assert names == {"mnt", "own", "own/inside", "own/asked", "own/asked/inside"}
     assert "mnt/inside" in names_of(tmp_path, Rules())
 

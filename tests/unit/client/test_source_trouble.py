@@ -222,6 +222,94 @@ def test_a_symlink_that_was_replaced_is_a_warning(tmp_path):
     assert read.warnings == [(key(path), "not read: replaced by something else while the backup ran")]
 
 
+# --- files whose size the file system does not know ---------------------------------------------------
+
+
+def lie(monkeypatch, path, size):
+    """Whatever tells the size of a file tells another one, as on many a FUSE file system."""
+    inode = os.lstat(path).st_ino
+    real_stat, real_lstat, real_fstat, real_look = os.stat, os.lstat, os.fstat, fsattrs.look
+
+    def told(status):
+        if status.st_ino != inode:
+            return status
+        fields = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        return SimpleNamespace(**fields | {"st_size": size, "st_blocks": 0})
+
+    monkeypatch.setattr(os, "stat", lambda *args, **more: told(real_stat(*args, **more)))
+    monkeypatch.setattr(os, "lstat", lambda *args, **more: told(real_lstat(*args, **more)))
+    monkeypatch.setattr(os, "fstat", lambda fd: told(real_fstat(fd)))
+
+    def look(place):
+        found = real_look(place)
+        return (found[0], size, *found[2:]) if found[0] == inode else found
+
+    monkeypatch.setattr(fsattrs, "look", look)
+
+
+@pytest.mark.parametrize("told", [0, 1, 4096, 600_000, 5 * MIB])
+@pytest.mark.parametrize("length", [23, 2642, MIB, 3 * MIB + 5])
+def test_what_can_be_read_counts_and_not_the_size_that_is_told(tmp_path, monkeypatch, told, length):
+    for name in ("a", "m", "z"):
+        (tmp_path / name).write_bytes(os.urandom(length if name == "m" else 100))
+    contents = {key(tmp_path / name): (tmp_path / name).read_bytes() for name in ("a", "m", "z")}
+    lie(monkeypatch, tmp_path / "m", told)
+    read = Read(tmp_path)
+    assert read.contents == contents
+    assert [row[0] for row in read.rows] == [key(tmp_path), *sorted(contents)]
+    assert read.warnings == []
+    assert not read.of(tmp_path / "m")[2] & (EntryFlag.CHANGED | EntryFlag.ERROR)
+    assert read.tally.bytes_read == length + 200
+    index, _ = base_of(read)
+    index.build()
+    again = Read(tmp_path, index)
+    assert again.contents[key(tmp_path / "m")] == contents[key(tmp_path / "m")]
+    assert again.tally.bytes_read == length
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux has a /proc")
+def test_files_of_proc_and_sys_are_read_to_their_end():
+    for path in ("/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled", "/proc/self/limits"):
+        if os.path.exists(path):
+            read = Read(path)
+            with open(path, "rb") as file:
+                assert read.contents == {key(path): file.read()}
+            assert read.warnings == []
+
+
+def test_a_file_without_size_that_never_ends_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "UNTOLD_BYTES_MAX", 2 * MIB + 100)
+    (tmp_path / "f").write_bytes(bytes([1]) * 4 * MIB)
+    lie(monkeypatch, tmp_path / "f", 10)
+    read = Read(tmp_path)
+    assert read.contents[key(tmp_path / "f")] == bytes([1]) * (2 * MIB + 110)
+    assert read.of(tmp_path / "f")[2] & EntryFlag.ERROR
+    assert read.warnings == [
+        (
+            key(tmp_path / "f"),
+            f"only the first {2 * MIB + 110} bytes were read: more than a file without a size may have",
+        )
+    ]
+
+
+@pytest.mark.parametrize("told", [0, 600_000])
+def test_what_cant_be_read_behind_the_size_that_is_told_is_a_warning(tmp_path, monkeypatch, told):
+    (tmp_path / "f").write_bytes(bytes([1]) * told)
+    original = os.preadv
+
+    def fail(fd, views, offset):
+        if offset >= told:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(fd, views, offset)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    read = Read(tmp_path)
+    assert read.contents[key(tmp_path / "f")] == bytes([1]) * told
+    assert read.warnings == [
+        (key(tmp_path / "f"), f"only the first {told} bytes were read: input/output error")
+    ]
+
+
 def test_pieces_begin_anywhere(tmp_path):
     (tmp_path / "f").write_bytes(b"0123456789")
     fd = os.open(tmp_path / "f", os.O_RDONLY)

@@ -1,5 +1,6 @@
 """Streams from a pipe or a command: their records, their end, and what can go wrong with either."""
 
+import io
 import os
 import stat
 import sys
@@ -58,10 +59,17 @@ def test_standard_input_is_read_to_its_end(monkeypatch):
     os.write(writer, b"piped data")
     os.close(writer)
     monkeypatch.setattr("staddle.client.stdin._standard_input", lambda: reader)
-    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     [record] = StreamSource("x", Tally())
     os.close(reader)
     assert bytes(record.payload) == b"piped data"
+
+
+def test_a_closed_standard_input_is_no_empty_stream(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        StreamSource("x", Tally())
+    StreamSource("x", Tally(), python("pass"))
 
 
 def test_a_terminal_is_no_data(monkeypatch):

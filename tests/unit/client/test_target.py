@@ -25,7 +25,7 @@ from .kit import (
     restored,
     store,
 )
-from .restorekit import leftovers, stored_rows, target_at
+from .restorekit import leftovers, put, stored_rows, target_at, unfinished
 
 ROOT = os.geteuid() == 0
 META = Meta(0o644, os.geteuid(), os.getegid(), 1)
@@ -240,12 +240,14 @@ def test_what_a_killed_restore_left_is_removed_and_what_a_living_one_writes_is_n
     to = tmp_path / "to"
     os.makedirs(to / "d")
     for place in (to, to / "d"):
-        (place / ".staddle-0123456789abcdef").write_bytes(b"half")
+        put(unfinished(place), b"half")
         (place / ".staddle-user's own").write_bytes(b"kept")
-        os.symlink("x", place / ".staddle-00000000000000aa")
+        os.symlink("x", unfinished(place, b"00000000000000aa"))
+        os.mkfifo(unfinished(place, b"00000000000000ab"))
+        put(unfinished(place) + b"-a", b"")
     with target_at(to) as (other, _):
         living = other.create_file(b"/d/f")
-        (to / "d/.staddle-0123456789abcdef").write_bytes(b"half")
+        put(unfinished(to / "d"), b"half")
         with target_at(to) as (target, _):
             write(target, b"/d/g")
         assert sorted(os.listdir(to)) == [".staddle-user's own", "d"]

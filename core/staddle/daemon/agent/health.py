@@ -138,8 +138,10 @@ class MediumWatch:
                 text = self._medium.read_label(Deadline(self._limit_s))
             except NotFound:
                 return None
+            # A damaged one is not kept: else it would not count as changed any more.
+            label = label_format.decode(text)
             self._text = text
-            self._volume = self._medium.open(label_format.decode(text), "read", 0, Deadline(self._limit_s))
+            self._volume = self._medium.open(label, "read", 0, Deadline(self._limit_s))
         return self._volume
 
     def _drop(self) -> None:

@@ -99,7 +99,7 @@ class Locator:
             except StaddleError as error:
                 errors.append(error)
         if not found:
-            why = "; ".join(str(error) for error in errors) or "this agent reaches none of its media"
+            why = "; ".join(str(error) for error in errors) or _not_reached(place)
             raise _out_of_reach(place, why)
         return found
 
@@ -175,7 +175,7 @@ class Locator:
             except StaddleError as error:
                 said.append(error)
         if not said:
-            raise _out_of_reach(place, "this agent reaches none of its media")
+            raise _out_of_reach(place, _not_reached(place))
         raise next((error for error in said if error.scope != "object"), said[-1])
 
     def _get(self, copy: Copy, offset: int, length: int) -> bytes:
@@ -183,10 +183,15 @@ class Locator:
         return copy.volume.get(copy.name, offset, length, deadline)
 
 
+def _not_reached(place: Located) -> str:
+    media = ", ".join(dict.fromkeys(medium for medium, _ in place.copies))
+    return f"this agent reaches none of its media ({media})" if media else "it has no copy"
+
+
 def _out_of_reach(place: Located, why: str) -> MediumFailed:
     return MediumFailed(
         f"object {place.id.hex()} can't be read here: {why}",
-        hint="another agent may reach a copy",
+        hint="another agent may reach a copy; see `staddle status`",
         retry="elsewhere",
         scope="path",
     )

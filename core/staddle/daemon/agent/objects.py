@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from staddle.api.types import Buffer, Kind, ObjectInfo, parse_object_name
 from staddle.daemon.agent.context import AgentContext
+from staddle.daemon.agent.proof import check_bytes, prove_volume
 from staddle.daemon.agent.store import OBJECT_BYTES_MAX
 from staddle.data import container as container_format
 from staddle.data import label as label_format
@@ -66,6 +67,7 @@ class ObjectDesk:
         register(handlers, repair_wire.COPY_OBJECT, self._copy)
         register(handlers, repair_wire.FETCH_OBJECT, self._fetch, cancellable=True)
         register(handlers, repair_wire.SALVAGE_OBJECT, self._salvage, cancellable=True)
+        register(handlers, repair_wire.PROVE_VOLUME, self._prove)
 
     def close(self) -> None:
         """End the threads. Call from a thread."""
@@ -104,16 +106,7 @@ class ObjectDesk:
         """All bytes of one copy. Raises Corrupt if one of them is not as it was stored."""
         kind, *_ = _parsed(item.name)  # `item.kind` is a word for people
         blob = self._media.get(item.medium, item.name, item.size_bytes)
-        if kind is Kind.CONTAINER:
-            reader = ContainerReader(self._context.keys(item.domain), _getter(blob), len(blob), item.id)
-            reader.verify()
-            found = reader.content_digest
-        else:
-            found = digest([blob])
-            if kind is not Kind.KEYRING:
-                open_object(self._context.keys(item.domain), kind, item.id, blob)
-        if found != item.digest:
-            raise Corrupt("its bytes are not those that were stored")
+        check_bytes(self._context, kind, item, blob)
         return blob
 
     async def _check_medium(self, call: Call) -> repair_wire.MediumChecked:
@@ -305,6 +298,9 @@ class ObjectDesk:
         fields = decode_head(head, kind, "object", container_format.VERSION)
         return self._context.keys_by_id(bytes.fromhex(fields.get("domain", ""))).domain
 
+    async def _prove(self, call: Call) -> repair_wire.VolumeProved:
+        return await self._run(prove_volume, self._context, call.args)
+
     # --- labels -----------------------------------------------------------------------------------------
 
     async def _label(self, call: Call) -> wire.LabelFound:
@@ -319,11 +315,6 @@ class ObjectDesk:
             return medium.read_label(self._media.deadline(args.medium))
         except NotFound:
             return b""
-
-
-def _getter(blob: Buffer) -> Callable[[int, int], bytes]:
-    view = memoryview(blob)
-    return lambda offset, length: bytes(view[offset : offset + length])
 
 
 def _parsed(name: str) -> tuple[Kind, bytes, bytes]:

@@ -11,9 +11,10 @@ from staddle.daemon.manager.adoption import Adoption, unread_media
 from staddle.daemon.manager.catalog_link import CatalogLink
 from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.gc import Collector
+from staddle.daemon.manager.labels import LabelDesk
 from staddle.daemon.manager.presence import Presence
 from staddle.engine.gc import marked
-from staddle.engine.repair import left_on, lost_for_good
+from staddle.engine.repair import left_on, lost_for_good, stranded
 from staddle.engine.tables import BackupState, MediumStatus, ObjectState
 from staddle.errors import Denied, Locked, NotFound, Unavailable
 from staddle.wire.handlers import Call, Handlers
@@ -37,6 +38,7 @@ class AdminDesk:
         manager: Manager,
         adoption: Adoption,
         presence: Presence,
+        labels: LabelDesk,
         catalog: CatalogLink,
         collector: Collector,
         stop: asyncio.Event,
@@ -44,6 +46,7 @@ class AdminDesk:
         self._manager = manager
         self._adoption = adoption
         self._presence = presence
+        self._labels = labels
         self._catalog = catalog
         self._collector = collector
         self._stop = stop
@@ -72,7 +75,7 @@ class AdminDesk:
             pids=[os.getpid(), self._catalog.pid],
             url=manager.settings.manager.listen,
             agents=[self._agent(name) for name in manager.settings.agent],
-            media=[self._medium(name) for name in manager.settings.medium],
+            media=[self._medium(name) for name in manager.settings.medium] + self._not_configured(),
             commit_ms_p50=latency.quantile_s(0.5) * 1000,
             commit_ms_p99=latency.quantile_s(0.99) * 1000,
             damaged=sum(state.objects[item].state is ObjectState.LIVE for item in state.damaged),
@@ -93,13 +96,14 @@ class AdminDesk:
         settings = self._manager.settings.medium[name]
         known = self._manager.state.media.get(name)
         reports = [s.media[name] for s in self._presence.serving(name) if name in s.media]
-        problem = self._adoption.problem(name)
+        problem = self._labels.said(name) or self._adoption.problem(name)
         said = next((report.message for report in reports if report.message), "")
         state = "unknown" if known is None else known.state.value
         if known is not None and known.state is MediumStatus.UP:
             state = reports[0].state if reports else MediumStatus.OFFLINE.value
-            said = said or ("" if reports else "no agent that reaches it is up")
-        why = problem or said or (known.message if known else "no agent has seen it yet")
+            why = problem or said or ("" if reports else "no agent that reaches it is up")
+        else:
+            why = problem or said or (known.message if known else "no agent has seen it yet")
         return wire.MediumStatus(
             name=name,
             plugin=settings.plugin,
@@ -113,6 +117,23 @@ class AdminDesk:
                 for copy in self._manager.state.objects[item].bad
             ),
         )
+
+    def _not_configured(self) -> list[wire.MediumStatus]:
+        """Media that were taken out of the configuration too early: without them something can't be read."""
+        media = self._manager.state.media
+        return [
+            wire.MediumStatus(
+                name=name,
+                plugin=media[name].plugin,
+                state=MediumStatus.RETIRED.value,
+                path="",
+                free_bytes=0,
+                message=f"it is not in the configuration, but {count} objects are on no other medium: "
+                f"put its table [medium.{name}] back",
+            )
+            for name, count in sorted(stranded(self._manager.state).items())
+            if name not in self._manager.settings.medium
+        ]
 
     def _to_be_done(self, medium: str) -> str:
         """What an administrator should know of a medium that is well."""

@@ -126,12 +126,12 @@ class Adoption:
         if label is not None and label.medium != name:
             raise ConfigError(
                 f"medium {name!r} holds the volume of medium {label.medium!r}",
-                hint="two media were exchanged: see their options in staddle.toml",
+                hint=self._why_named(label.medium),
             )
         if name in state.media:
             if label is None and self._used(name):
                 raise ConfigError(
-                    f"medium {name!r} is empty here, but the log knows what was stored on it",
+                    f"medium {name!r} has no label here, but the log knows what was stored on it",
                     hint="mount it, or see its options in staddle.toml; an empty place is not taken for it",
                 )
             if label is not None and label.volume != state.media[name].volume:
@@ -158,6 +158,14 @@ class Adoption:
             )
         volume = label.volume if label is not None else self._manager.ids.new_id()
         await self._manager.change(decide_medium, self._medium_op(name, volume))
+
+    def _why_named(self, there: str) -> str:
+        """How a medium may hold the volume of another."""
+        if there in self._manager.settings.medium:
+            return "two media were exchanged: see their options in staddle.toml"
+        return (
+            f"was the table [medium.{there}] renamed? a volume keeps its medium's name: give it that one back"
+        )
 
     def _used(self, medium: str) -> bool:
         return medium in self._manager.state.unread or any(

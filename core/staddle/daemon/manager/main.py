@@ -24,6 +24,7 @@ from staddle.daemon.manager.core import Manager, Outrun
 from staddle.daemon.manager.gc import Collector
 from staddle.daemon.manager.jobs import JobDesk
 from staddle.daemon.manager.joining import TokenDesk
+from staddle.daemon.manager.labels import LabelDesk
 from staddle.daemon.manager.orphans import OrphanSweeper
 from staddle.daemon.manager.placing import Placer
 from staddle.daemon.manager.presence import Presence
@@ -190,10 +191,12 @@ class Term:
         )
         reads = ReadDesk(manager, adoption, presence, signer)
         collector = Collector(manager, presence, domains)
+        labels = LabelDesk(manager, adoption, presence)
         admin = AdminDesk(
             manager=manager,
             adoption=adoption,
             presence=presence,
+            labels=labels,
             catalog=catalog,
             collector=collector,
             stop=self.stop,
@@ -209,9 +212,10 @@ class Term:
             presence,
             sweeper=sweeper,
             salvager=salvager,
+            sealer=sealer,
             keyring=self.identities.keyring(),
         )
-        for desk in (presence, jobs, reads, admin, rebuilder, tokens, verifier, salvager, repairer):
+        for desk in (presence, jobs, reads, admin, rebuilder, tokens, verifier, salvager, repairer, labels):
             desk.install(handlers)
         backfill = Backfill(manager, presence, catalog)
         steps = [collector.collect, sweeper.step, backfill.step]
@@ -220,6 +224,7 @@ class Term:
             _repeat(MARK_EVERY_S, [sealer.mark_incomplete]),
             _repeat(COLLECT_EVERY_S, steps),
             repairer.run(),
+            labels.run(),
         ]
 
     async def _listen(self, handlers: Handlers, catalog: CatalogLink) -> list[Server]:

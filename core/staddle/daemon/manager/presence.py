@@ -209,7 +209,8 @@ class Presence:
             bad = [report for report in said if report.state not in {"up", "busy", "suspect"}]
             state = MediumStatus.OFFLINE if len(bad) == len(said) else MediumStatus.UP
             if state is not medium.state:
-                message = bad[0].message[:MESSAGE_CHARS_MAX] if bad else ""
+                # What one agent of several has against it is no word on a medium that is up.
+                message = bad[0].message[:MESSAGE_CHARS_MAX] if state is MediumStatus.OFFLINE else ""
                 log.warning("medium %s is %s %s", name, state.value, message)
                 await self._manager.change(decide_medium_state, name, state, message, time.time_ns())
 

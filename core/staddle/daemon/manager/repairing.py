@@ -20,6 +20,7 @@ from staddle.daemon.manager.core import Manager
 from staddle.daemon.manager.orphans import OrphanSweeper
 from staddle.daemon.manager.presence import Presence
 from staddle.daemon.manager.salvage import Salvager, source_of
+from staddle.daemon.manager.sealing import Sealer
 from staddle.data.sealed import logged_digest
 from staddle.engine import repair
 from staddle.engine.gc import decide_copy_added, decide_copy_lost, decide_orphans, decide_plan_copy
@@ -73,6 +74,7 @@ class Repairer:
         *,
         sweeper: OrphanSweeper,
         salvager: Salvager,
+        sealer: Sealer,
         keyring: bytes,
     ) -> None:
         """Args: sweeper: removes bad placements. keyring: as it lies on every medium."""
@@ -81,6 +83,7 @@ class Repairer:
         self._presence = presence
         self._sweeper = sweeper
         self._salvager = salvager
+        self._sealer = sealer
         self._keyring = keyring
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -204,6 +207,9 @@ class Repairer:
                 why = said if item.copies else why
                 break
             why = ""
+        if item.kind == "seal" and not item.copies and await self._sealer.reseal(item_id):
+            log.warning("seal %s had no whole copy: a new one says the same", item_id.hex())
+            return Repaired(state="whole")
         await self._drop_bad(item)
         if not item.bad and not repair.missing_copies(state, item):
             return Repaired(state="whole")

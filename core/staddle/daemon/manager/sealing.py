@@ -16,7 +16,7 @@ from staddle.daemon.manager.placing import Placer
 from staddle.data.crypto import DomainKeys
 from staddle.data.seal import Seal, StreamEnd, encode_seal
 from staddle.engine.jobs import decide_sealed, decide_waited, lost_objects, seal_needed
-from staddle.engine.marks import decide_marked, mark_needed, to_mark
+from staddle.engine.marks import decide_marked, decide_resealed, mark_needed, reseal_needed, to_mark
 from staddle.engine.messages import FinishJob, JobEnded, SealNeeded, StoredObject
 from staddle.engine.tables import JobState
 from staddle.errors import Unavailable
@@ -68,6 +68,15 @@ class Sealer:
             stored = await self._put(mark_needed(self._manager.state, number))
             if stored is not None:
                 await self._manager.change(decide_marked, number, stored)
+
+    async def reseal(self, item: bytes) -> bool:
+        """A new seal in the place of one that has no whole copy. Was it stored."""
+        needed = reseal_needed(self._manager.state, item)
+        stored = await self._put(needed) if needed is not None else None
+        if stored is None:
+            return False
+        done: bool = await self._manager.change(decide_resealed, item, stored)
+        return done
 
     async def _seal(self, number: int) -> JobEnded:
         for _ in range(SEAL_TRIES):

@@ -110,7 +110,10 @@ class VerifyDesk:
     def _rows(self, item_id: bytes, item: Object | None, numbers: list[int]) -> list[wire.VerifyObject]:
         """All copies of one object; a row of its own says that there is none."""
         media, gone = self._manager.state.media, {MediumStatus.LOST, MediumStatus.RETIRED}
-        there = [copy for copy in item.placements() if media[copy.medium].state not in gone] if item else []
+        placed = item.placements() if item else []
+        there = [copy for copy in placed if media[copy.medium].state not in gone]
+        # Taken out of the configuration with the only copies: they are there, and told of.
+        there = there or [copy for copy in placed if media[copy.medium].state is MediumStatus.RETIRED]
         if item is None or not there:
             kind = Kind[item.kind.upper()].value if item is not None else Kind.CONTAINER.value
             return [wire.VerifyObject(kind, item_id, "", "", 0, b"", "", numbers, "none")]

@@ -35,6 +35,55 @@ class MediumChecked(msgspec.Struct, frozen=True):
     problems: list[MediumProblem]
 
 
+LABEL_OBJECTS_MAX = 256
+
+
+class ProveVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """Is the volume of this label at a medium's place, by the objects that it must hold.
+
+    With `write` its label is written again if it is damaged or missing and an object proves that it is ours.
+    """
+
+    medium: Name
+    label: Annotated[bytes, msgspec.Meta(max_length=4096)]
+    objects: Annotated[list[VerifyObject], msgspec.Meta(max_length=LABEL_OBJECTS_MAX)]
+    write: bool = False
+
+
+class VolumeProved(msgspec.Struct, frozen=True, kw_only=True):
+    """Reply to `volume.prove`.
+
+    Attributes:
+        found: the label was `right`, `damaged`, `missing`, or a sound one of `another` volume.
+        there: of the objects that were named, how many are there, where the label is damaged or missing.
+        written: it was written again.
+        problem: why it was not, or can't be.
+    """
+
+    found: str
+    there: int = 0
+    written: bool = False
+    problem: str = ""
+
+
+class RepairLabels(msgspec.Struct, frozen=True, kw_only=True):
+    """Write damaged and lost labels again, where the objects of the medium prove that it is ours."""
+
+
+class LabelRepaired(msgspec.Struct, frozen=True, array_like=True):
+    """A label that was damaged or missing; `problem` says why it still is, empty if it was written again."""
+
+    medium: str
+    found: str
+    problem: str = ""
+
+
+class LabelsRepaired(msgspec.Struct, frozen=True):
+    """Reply to `verify.labels`; nothing if there was nothing to do."""
+
+    labels: list[LabelRepaired]
+
+
 class CopyObject(msgspec.Struct, frozen=True, kw_only=True):
     """Read one copy of an object, check every byte, and store it on another place under this name."""
 
@@ -130,6 +179,8 @@ CHECK_MEDIUM = Operation("medium.check", CheckMedium, ADMINS, MediumChecked)
 COPY_OBJECT = Operation("object.copy", CopyObject, MANAGER, Copied)
 FETCH_OBJECT = Operation("object.fetch", FetchObject, MANAGER, Nothing)
 SALVAGE_OBJECT = Operation("object.salvage", SalvageObject, MANAGER, Nothing)
+PROVE_VOLUME = Operation("volume.prove", ProveVolume, MANAGER, VolumeProved)
+REPAIR_LABELS = Operation("verify.labels", RepairLabels, ADMINS, LabelsRepaired)
 CHECK_TOGETHER = Operation("verify.together", CheckTogether, ADMINS, Together)
 REPAIR_OBJECT = Operation("verify.repair", RepairObject, ADMINS, Repaired)
 FILES_LOST = Operation("verify.files", FilesLost, ADMINS, FilePage)
