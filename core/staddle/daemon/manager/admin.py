@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
 from typing import Any
 
@@ -27,6 +28,8 @@ ASKS_MAX = 4
 """Questions to the catalog that one client may have under way."""
 ROWS_MAX = 50_000
 """Of one answer: it stands in memory several times on its way."""
+STRANDED_EVERY_S = 1e-4
+"""For each object of the grid: so long after a look at all of them there is none."""
 
 
 class AdminDesk:
@@ -51,6 +54,8 @@ class AdminDesk:
         self._collector = collector
         self._stop = stop
         self._asking: Counter[str] = Counter()
+        self._stranded: Counter[str] = Counter()
+        self._stranded_due_s = 0.0
 
     def install(self, handlers: Handlers) -> None:
         """Add the operations."""
@@ -120,7 +125,10 @@ class AdminDesk:
 
     def _not_configured(self) -> list[wire.MediumStatus]:
         """Media that were taken out of the configuration too early: without them something can't be read."""
-        media = self._manager.state.media
+        state, media, now_s = self._manager.state, self._manager.state.media, time.monotonic()
+        if now_s >= self._stranded_due_s:  # all objects are looked at: the more there are, the more seldom
+            self._stranded = stranded(state)
+            self._stranded_due_s = now_s + len(state.objects) * STRANDED_EVERY_S
         return [
             wire.MediumStatus(
                 name=name,
@@ -131,7 +139,7 @@ class AdminDesk:
                 message=f"it is not in the configuration, but {count} objects are on no other medium: "
                 f"put its table [medium.{name}] back",
             )
-            for name, count in sorted(stranded(self._manager.state).items())
+            for name, count in sorted(self._stranded.items())
             if name not in self._manager.settings.medium
         ]
 

@@ -118,8 +118,11 @@ class LabelDesk:
 
     async def _ask(self, session: AgentSession, name: str, *, write: bool) -> VolumeProved | None:
         link = session.data_link()
-        sample = self._samples.setdefault(name, self._sample(name))
-        if link is None or not sample:
+        if link is None:
+            return None
+        if (sample := self._samples.get(name)) is None:
+            sample = self._samples[name] = self._sample(name)
+        if not sample:
             return None
         text = label_of(self._manager.state, name)
         request = ProveVolume(medium=name, label=text, objects=sample, write=write)
