@@ -144,6 +144,18 @@ def test_a_library_that_can_not_be_told_keeps_none_from_being_told_later(error):
     asyncio.run(play())
 
 
+def test_what_was_said_takes_no_more_and_more_memory(caplog):
+    async def play():
+        complaints = loops.Complaints()
+        for number in range(3 * loops.SAID_MAX):
+            context = {"message": f"Exception in callback <Handle {number}>", "exception": SCARCE[0]}
+            complaints(asyncio.get_running_loop(), context)
+        return len(complaints._said_s)
+
+    assert asyncio.run(play()) <= loops.SAID_MAX
+    assert len(caplog.records) == 3 * loops.SAID_MAX
+
+
 def test_a_loop_that_is_short_of_something_says_so_once_and_of_all_else_what_asyncio_says(caplog):
     async def play():
         loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SAY_EVERY_S = 10.0
+SAID_MAX = 100
 
 
 class Complaints:
@@ -35,7 +36,9 @@ class Complaints:
             return
         now_s, what = time.monotonic(), str(context.get("message", "event loop")).split("\n", 1)[0]
         if now_s - self._said_s.get(what, -SAY_EVERY_S) >= SAY_EVERY_S:
-            self._said_s[what] = now_s  # asyncio has a few such messages, which name no peer
+            if len(self._said_s) >= SAID_MAX:  # one that names an object is another one each time
+                self._said_s.clear()
+            self._said_s[what] = now_s
             log.error(what, exc_info=error)
 
 
