@@ -100,6 +100,8 @@ def play(scenario, seed):
         except subprocess.TimeoutExpired:
             said, late = end(running), f"no end in {ROUND_LIMIT_S:g} s"
         except KeyboardInterrupt:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # whoever asks twice would leave the grid behind
             end(running)
             raise
     return not late and running.returncode == 0, f"{said.decode(errors='replace')}\n{late}"
