@@ -8,7 +8,7 @@ reading the configuration imports no plugin.
 
 from __future__ import annotations
 
-import glob
+import codecs
 import os
 import re
 import tomllib
@@ -18,7 +18,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from staddle.config_convert import LineIndex, Place, Problems, convert_keys, fields_of, rebase_paths, suggest
+from staddle.config_convert import (
+    LineIndex,
+    Place,
+    Problems,
+    convert_keys,
+    fields_of,
+    rebase_paths,
+    suggest,
+    why_not_toml,
+)
 from staddle.config_model import (
     CONFIG_NAME,
     MEDIUM_KEYS,
@@ -33,6 +42,7 @@ from staddle.config_model import (
     home_paths,
 )
 from staddle.errors import ConfigError, Denied
+from staddle.platform.plainfile import read_plain
 
 __all__ = [
     "AgentSettings",
@@ -71,7 +81,7 @@ def load(home: str) -> Settings:
     paths = home_paths(home)
     loader = _Loader(paths.home)
     loader.read(paths.config_file)
-    for path in sorted(glob.glob(os.path.join(glob.escape(paths.config_dir), "*.toml"))):
+    for path in _parts(paths.config_dir):
         loader.read(path)
     # A file that is no TOML hides its tables: what would be missing then is no news.
     if loader.unreadable:
@@ -100,14 +110,26 @@ def load(home: str) -> Settings:
     )
 
 
-def _in_words(error: ValueError | RecursionError, data: bytes) -> tuple[int, str]:
-    """Where TOML ends being TOML, and why; the parser lets through what Python says of bytes and numbers."""
-    if isinstance(error, UnicodeDecodeError):
-        return data.count(b"\n", 0, error.start) + 1, f"the byte 0x{data[error.start]:02x} is no UTF-8"
-    if isinstance(error, tomllib.TOMLDecodeError):
-        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        return int(found[1]) if found else 1, str(error)
-    return 1, "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+def _parts(directory: str) -> list[str]:
+    """The files of conf.d in their order. Unread in silence, they would be a grid without media."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    # As shells and other daemons do, hidden ones are an editor's.
+    return [
+        os.path.join(directory, name)
+        for name in sorted(names)
+        if name.endswith(".toml") and not name.startswith(".")
+    ]
+
+
+def _unreadable(path: str, error: OSError) -> ConfigError | Denied:
+    kind = Denied if isinstance(error, PermissionError) else ConfigError
+    hint = "run as the user that runs the grid" if kind is Denied else "check the file and its disk"
+    return kind(f"{path} can't be read: {(error.strerror or '').lower()}", hint=hint)
 
 
 def _has_port(url: str) -> bool:
@@ -137,23 +159,24 @@ class _Loader:
     def read(self, path: str) -> None:
         """Take in one file."""
         try:
-            with open(path, "rb") as file:
-                data = file.read(CONFIG_BYTES_MAX + 1)
+            data = read_plain(path, CONFIG_BYTES_MAX + 1)
         except FileNotFoundError:
+            if os.path.islink(path):
+                raise ConfigError(f"{path} is a link to nothing", hint="correct it there") from None
             hint = "make a grid with `staddle init`, or set STADDLE_HOME"
             raise ConfigError(f"{path} does not exist", hint=hint) from None
         except OSError as error:
-            kind = Denied if isinstance(error, PermissionError) else ConfigError
-            hint = "run as the user that runs the grid" if kind is Denied else "check the file and its disk"
-            raise kind(f"{path} can't be read: {(error.strerror or '').lower()}", hint=hint) from error
+            raise _unreadable(path, error) from error
         if len(data) > CONFIG_BYTES_MAX:
             raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX} bytes")
         try:
+            # Windows' editors put a byte order mark before UTF-8.
+            data = data.removeprefix(codecs.BOM_UTF8)
             text = data.decode()
             document = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             self.unreadable = True
-            line, what = _in_words(error, data)
+            line, what = why_not_toml(error, data)
             self.problems.add(Place(path, line), f"not valid TOML: {what}")
             return
         lines = LineIndex(text)

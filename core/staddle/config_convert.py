@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import reprlib
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -54,6 +55,20 @@ class Problems:
                 lines[self.LIMIT :] = [f"and {len(lines) - self.LIMIT} more"]
             clear = len(lines) > 1 or _SUGGESTED.search(lines[0])
             raise ConfigError("\n".join(lines), hint="" if clear else "correct it there")
+
+
+def why_not_toml(error: ValueError | RecursionError, data: bytes) -> tuple[int, str]:
+    """Where TOML ends being TOML, and why; the parser lets through what Python says of bytes and numbers."""
+    if isinstance(error, UnicodeDecodeError):
+        return data.count(b"\n", 0, error.start) + 1, f"the byte 0x{data[error.start]:02x} is no UTF-8"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(found[1]) if found else 1
+        if str(error).startswith(("Cannot overwrite", "Cannot declare")):
+            what = data.split(b"\n")[line - 1].decode(errors="replace").partition("=")[0].strip()
+            return line, f"{what} stands there twice"
+        return line, str(error)
+    return 1, "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 class LineIndex:

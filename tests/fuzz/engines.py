@@ -16,6 +16,8 @@ HANG_S = 1.0
 GROWTH_BYTES_MAX = 128 << 20
 """How far the peak of resident memory may rise during a run."""
 CORPUS_MAX = 512
+OUTCOMES_MAX = 20_000
+"""Some parsers have as many outcomes as inputs: those after so many make no seeds, and fill no memory."""
 KEPT_BYTES_MAX = 2048
 """Longer inputs become no seeds: they would only make all later ones longer."""
 _PYTHON = re.compile(
@@ -52,7 +54,7 @@ def judge(target, data: bytes) -> tuple[str, Finding | None]:
     started = time.thread_time()
     try:
         said = target.run(data)
-        outcome, found = f"accepted {said}" if isinstance(said, str) else "accepted", None
+        outcome, found = f"accepted {said[:80]}" if isinstance(said, str) else "accepted", None
     except target.expected as error:
         outcome, found = f"{type(error).__name__}: {_VARYING.sub('N', str(error))[:80]}", None
         # What the input itself says stands in quotes.
@@ -92,7 +94,7 @@ def run_mutator(target, inputs: int, seed: int, *, findings_max: int = 20) -> Re
             findings.setdefault(_place(found), found)
             if len(findings) >= findings_max:
                 break
-        elif outcome not in seen or (fine and rng.random() < 0.002):
+        elif (outcome not in seen and len(seen) < OUTCOMES_MAX) or (fine and rng.random() < 0.002):
             seen.add(outcome)
             if len(data) <= kept_bytes_max:
                 for kept in (corpus, sound) if fine else (corpus,):

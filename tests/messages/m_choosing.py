@@ -15,6 +15,12 @@ def letter(lab):
 # --- backup -----------------------------------------------------------------------------------------
 
 
+@command_line(2, "--pool is empty", "leave it out for the default pool", code="USAGE")
+def an_empty_name_of_a_pool(lab):
+    """`backup --pool ""`, such as by a variable that is not set."""
+    return lab.run("backup", "--pool", "", lab.source, "--name", "letters", "--home", lab.home)
+
+
 @command_line(
     2,
     "--stdin 'a/b' is no name for a stream",

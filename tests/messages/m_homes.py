@@ -346,3 +346,45 @@ def a_configuration_that_this_user_may_not_read(lab):
     where = lab.new_home()
     os.chmod(where, 0o755)
     return lab.nobody("status", "--home", where)
+
+
+@toml(
+    10, "HOME/staddle.toml:31: not valid TOML: copies stands there twice", "correct it there", code="CONFIG"
+)
+def a_key_that_stands_twice(lab):
+    """A key stands twice in one table."""
+    return lab.run("up", "--home", lab.new_home(replace("copies = 1", "copies = 1\ncopies = 1")))
+
+
+@toml(10, "HOME/conf.d/pool.toml is a link to nothing", "correct it there", code="CONFIG")
+def a_part_of_the_configuration_that_is_a_dangling_link(lab):
+    """A link in conf.d points to nothing."""
+    where = lab.new_home()
+    os.symlink("pool.toml.old", os.path.join(where, "conf.d", "pool.toml"))
+    return lab.run("status", "--home", where)
+
+
+@toml(10, "HOME/conf.d can't be read: not a directory", "check the file and its disk", code="CONFIG")
+def a_conf_d_that_is_a_file(lab):
+    """conf.d is a file."""
+    where = lab.new_home()
+    os.rmdir(os.path.join(where, "conf.d"))
+    with open(os.path.join(where, "conf.d"), "x", encoding="utf-8"):
+        pass
+    return lab.run("status", "--home", where)
+
+
+@toml(
+    10,
+    "HOME/staddle.toml can't be read: not an ordinary file",
+    "check the file and its disk",
+    code="CONFIG",
+    root=True,
+)
+def a_configuration_that_is_a_fifo(lab):
+    """staddle.toml is a fifo, which would never end."""
+    where = lab.new_home()
+    path = os.path.join(where, "staddle.toml")
+    os.unlink(path)
+    os.mkfifo(path)
+    return lab.run("status", "--home", where)

@@ -31,6 +31,33 @@ def an_unknown_pool(lab):
     return lab.run("backup", lab.source, "--name", "letters", "--pool", "mian", "--home", lab.home)
 
 
+def _renamed(lab):
+    """A used grid whose configuration names its pool anew."""
+    home = lab.new_home(lambda text: text.replace("[pool.main]", "[pool.other]"), used=True)
+    lab.must("up", "--home", home)
+    return home
+
+
+@backup(4, "there is no pool 'main'", "pools: other", code="NOT_FOUND")
+def a_pool_that_the_configuration_no_longer_names(lab):
+    """A pool that old backups lie in, and that the configuration no longer names."""
+    home = lab.once("renamed", lambda: _renamed(lab))
+    return lab.run("backup", lab.source, "--name", "letters", "--pool", "main", "--home", home)
+
+
+def _without(lab):
+    home = lab.new_home(lambda text: text.partition("[pool.main]")[0], used=True)
+    lab.must("up", "--home", home)
+    return home
+
+
+@backup(4, "the configuration has no pool", "add one: [pool.main] with its media", code="NOT_FOUND")
+def no_pool_at_all(lab):
+    """A configuration without any pool."""
+    home = lab.once("without", lambda: _without(lab))
+    return lab.run("backup", lab.source, "--name", "letters", "--home", home)
+
+
 @backup(
     5,
     "the manager does not answer: cannot reach tcp://127.0.0.1:PORT: connection refused",

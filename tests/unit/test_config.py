@@ -69,6 +69,14 @@ def test_conf_d_is_merged_by_table(home):
     assert settings.places["medium.m2", "plugin"].line == 2
 
 
+def test_a_byte_order_mark_is_no_mistake(home):
+    assert load(home("\ufeff" + BASE)).grid.id == GRID
+
+
+def test_a_hidden_file_in_conf_d_is_an_editors(home):
+    load(home(BASE, **{".#more": "half a line ["}))
+
+
 def test_a_table_that_stands_twice_is_an_error(home):
     found = problems(home(BASE, more='\n[medium.m1]\nplugin = "memory"\n'))
     assert found == ["conf.d/more.toml:2: [medium.m1] stands also at staddle.toml:10"]

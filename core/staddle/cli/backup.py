@@ -23,7 +23,7 @@ _LOST_SHOWN = 20
 @click.command()
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--name", required=True, metavar="NAME", help="What the backups of these paths are called.")
-@click.option("--pool", default="", metavar="NAME", help="Where to; the default pool if it is not given.")
+@click.option("--pool", metavar="NAME", help="Where to; the default pool if it is not given.")
 @selecting_options
 @click.option("--streams", default=1, show_default=True, help="Streams at a time, 1 to 16.")
 @click.option("--full", is_flag=True, help="Read every file, also unchanged ones.")
@@ -32,7 +32,7 @@ def backup(
     *,
     paths: tuple[str, ...],
     name: str,
-    pool: str,
+    pool: str | None,
     streams: int,
     full: bool,
     home: str | None,
@@ -46,10 +46,13 @@ def backup(
     """
     from staddle.client.backup import BackupOptions
     from staddle.client.progress import Progress
+    from staddle.errors import UsageError
 
     _check_name(name)
+    if pool == "":
+        raise UsageError("--pool is empty", hint="leave it out for the default pool")
     options = BackupOptions(
-        name=name, pool=pool, streams=streams, full=full, **chosen(paths, home, selecting)
+        name=name, pool=pool or "", streams=streams, full=full, **chosen(paths, home, selecting)
     )
     progress = Progress("backup", as_json=as_json)
     summary = with_grid(home, lambda grid: _run(grid, options, progress))

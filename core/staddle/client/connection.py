@@ -14,6 +14,7 @@ from staddle.config import home_paths, load
 from staddle.config_convert import plain_message
 from staddle.config_model import CONFIG_NAME
 from staddle.errors import ConfigError, Denied, PathLost, StaddleError
+from staddle.platform.plainfile import read_plain
 from staddle.wire.endpoint import connect
 from staddle.wire.link import Link
 from staddle.wire.messages import Hello
@@ -22,6 +23,7 @@ from staddle.wire.schemes import split_url
 
 CONNECT_TIMEOUT_S = 5.0
 CLIENT_NAME = "client.toml"
+CLIENT_TOML_BYTES_MAX = 1 << 20
 
 
 class JoinedClient(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,9 +166,8 @@ def _why(error: OSError | ValueError | RecursionError) -> str:
 def joined_settings(path: str) -> ClientSettings:
     """Read a `client.toml`. Raises ConfigError."""
     try:
-        with open(path, "rb") as handle:
-            table = msgspec.toml.decode(handle.read(), type=JoinedClient)
-            grid = bytes.fromhex(table.grid)
+        table = msgspec.toml.decode(read_plain(path, CLIENT_TOML_BYTES_MAX), type=JoinedClient)
+        grid = bytes.fromhex(table.grid)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {_why(error)}", hint="join again: `staddle client join`") from error
     directory = os.path.dirname(os.path.abspath(path))

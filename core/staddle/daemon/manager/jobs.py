@@ -89,19 +89,19 @@ class JobDesk:
         self._allowance.take(call.peer, request)
         if call.peer.role == "client" and request.client != call.peer.name:
             raise Denied(f"client {call.peer.name!r} can't back up as {request.client!r}")
-        state = self._manager.state
+        state, configured = self._manager.state, self._manager.settings.pool
         if not request.pool:
             request = msgspec.structs.replace(request, pool=self._only_pool())
-        elif request.pool not in state.pools:
-            if request.pool in self._manager.settings.pool:
-                raise Unavailable(
-                    f"pool {request.pool!r} can't be used: none of its media has been ready yet",
-                    hint="`staddle status` says what each of them lacks",
-                    code="POOL_UNUSABLE",
-                    retry="operator",
-                )
-            known = ", ".join(sorted(state.pools)) or "none is usable yet"
+        elif request.pool not in configured:
+            known = ", ".join(sorted(configured)) or "none is configured"
             raise NotFound(f"there is no pool {request.pool!r}", hint=f"pools: {known}")
+        elif request.pool not in state.pools:
+            raise Unavailable(
+                f"pool {request.pool!r} can't be used: none of its media has been ready yet",
+                hint="`staddle status` says what each of them lacks",
+                code="POOL_UNUSABLE",
+                retry="operator",
+            )
         check_room(state, request)
         created: JobCreated = await self._manager.ask(request)
         base = state.backups.get(created.base_backup)
@@ -114,18 +114,18 @@ class JobDesk:
         )
 
     def _only_pool(self) -> str:
-        pools = sorted(self._manager.state.pools)
-        if len(pools) == 1:
-            return pools[0]
-        if "default" in pools:
-            return "default"
+        # A pool that the log knows and the configuration no longer names takes in nothing new.
+        configured = self._manager.settings.pool
+        if not configured:
+            raise NotFound("the configuration has no pool", hint="add one: [pool.main] with its media")
+        pools = [name for name in configured if name in self._manager.state.pools]
         if not pools:
             problems = "; ".join(self._adoption.problems())
             raise Unavailable(
                 f"no pool is usable yet{': ' + problems if problems else ''}", hint="see `staddle status`"
             )
         # The configuration's first pool is the one that `init` has made.
-        return next((name for name in self._manager.settings.pool if name in pools), pools[0])
+        return "default" if "default" in pools else pools[0]
 
     def _own(self, call: Call, number: int) -> Job:
         job = self._manager.state.jobs.get(number)
