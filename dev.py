@@ -180,6 +180,9 @@ def setup() -> None:
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(PINS)]
     if run([*pip, *wanted()], cwd=ROOT, limit_s=INSTALL_S, aside=True):
         raise Refused("pip could not install the packages, see above; when it can, run this again")
+    # pip compiles what it installs, but not what it only links; every daemon would do so at its start.
+    if run([PYTHON, "-m", "compileall", "-q", "core", "contrib"], cwd=ROOT, limit_s=INSTALL_S, aside=True):
+        raise Refused("the sources do not compile, see above")
     STAMP.write_text(stamp, encoding="utf-8")
     say(f"ready after {time.monotonic() - began_s:.0f} s: {PYTHON}")
 

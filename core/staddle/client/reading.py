@@ -29,6 +29,8 @@ _OPEN_FLAGS: Final = (
     | _NOATIME
 )
 _OTHER_KIND: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENOTDIR, errno.EISDIR, errno.EINVAL})
+_ONE_MORE: Final = bytearray(1)
+"""What lies behind a file's end is asked for, and never looked at."""
 _REPLACED: Final = "replaced by something else while the backup ran"
 
 
@@ -125,6 +127,29 @@ def fill(fd: int, view: memoryview, offset: int = 0) -> tuple[int, OSError | Non
     except OSError as error:
         return length, error
     return length, None
+
+
+def fill_whole(fd: int, view: memoryview) -> tuple[int, bool, OSError | None]:
+    """Read a file that is told to be as long as the view: `fill` and `goes_on`, mostly in one call.
+
+    Returns:
+        How many bytes, whether there are more than were told, and the error.
+    """
+    length, error = 0, None
+    try:
+        if view and sys.platform not in {"win32", "darwin"}:
+            length = os.preadv(fd, [view, _ONE_MORE], 0)
+            if length == len(view):
+                return length, False, None
+    except OSError as failed:
+        return 0, False, failed
+    if length < len(view):
+        rest, error = fill(fd, view[length:], length)
+        length += rest
+    length = min(length, len(view))
+    if error is None and length == len(view):
+        return length, *goes_on(fd, length)
+    return length, False, error
 
 
 def goes_on(fd: int, end: int) -> tuple[bool, OSError | None]:

@@ -17,8 +17,7 @@ from staddle.client.reading import (
     NotRead,
     Piece,
     changed,
-    fill,
-    goes_on,
+    fill_whole,
     is_sparse,
     not_read,
     open_file,
@@ -92,14 +91,18 @@ class Source:
         if record.begin:
             # Rows of a big file filled more than one record. What came before this one may be durable.
             if founds[0] != before:
-                yield from self._parts(founds[0], Tally(), record.begin)
+                yield from self._parts(founds[0], self._uncounted(), record.begin)
             founds = founds[1:]
         # Cut anew: what was a row without content may now be a mebibyte of it.
         for unit in Units(iter(founds)):
             yield from self._unit(unit, again=True)
 
+    def _uncounted(self) -> Tally:
+        """For what is made again: it is counted already, but only now something may be wrong with it."""
+        return Tally(self._tally.warn)
+
     def _unit(self, unit: Unit, *, again: bool = False) -> Iterator[Record]:
-        tally = Tally() if again else self._tally
+        tally = self._uncounted() if again else self._tally
         matches = self._base.match(unit.founds)
         found = unit.founds[0]
         linked = found.status.st_nlink > 1
@@ -184,11 +187,9 @@ class Source:
         try:
             # A file that has grown must not take the room of those after it.
             room = batch.room(status.st_size)
-            length, error = fill(fd, room)
-            if error is None and length == status.st_size:
-                more, error = goes_on(fd, length)
-                if more:
-                    raise _Longer
+            length, more, error = fill_whole(fd, room)
+            if more:
+                raise _Longer
             extra, same = capture(fd, path, status, tally.warn, limit_bytes=EXTRA_BYTES_MAX - len(path))
             if error is not None or not same or length != status.st_size:
                 now = Found(found.directory, found.name, status_of(fd, status))
