@@ -103,7 +103,7 @@ def _files_from(data: bytes) -> None:
             paths = selecting._listed({"files_from": [path], "files_from0": []})
         else:
             paths = selecting._listed({"files_from": [], "files_from0": [path]})
-    assert all(paths)
+        assert all(paths)  # which reads them: none before
 
 
 def _glob_regex(data: bytes) -> None:
