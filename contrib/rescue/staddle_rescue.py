@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 WORDS = {"c0": "container", "f0": "manifest", "5e": "seal", "4e": "keyring", "e0": "journal"}
 FILE, DIRECTORY, SYMLINK, HARDLINK, IMAGE, STREAM = 1, 2, 3, 4, 9, 10  # others but nodes are not restored
 NODES = {5: stat.S_IFIFO, 6: stat.S_IFSOCK, 7: stat.S_IFBLK, 8: stat.S_IFCHR}
-PART, LAST, ZERO_REGION, warnings = 1, 2, 0xFFFFFFFF, []
+PART, LAST, ZERO_REGION, NAME, warnings = 1, 2, 0xFFFFFFFF, re.compile("[0-9a-f]{48}"), []
 COLUMNS = "dir:I type:B mode:I uid:I gid:I mtime_ns:q offset:Q flags:H link:I extra:I"  # as far as used here
 COLUMNS = dict(column.split(":") for column in COLUMNS.split())
 KINDS = "BHI...fdBHIQbhiq.....BHIHIHI"  # msgpack: struct letters of numbers and lengths, from code 0xc4 on
@@ -41,7 +41,7 @@ def tolerant(what):
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one object, the rest is worth saving
         why = error.strerror if isinstance(error, OSError) else isinstance(error, UserWarning) and error
         warnings.append(f"warning: {what}: {why or 'damaged, or not possible on this system'}")
-        print(warnings[-1], file=sys.stderr)
+        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in warnings[-1]), file=sys.stderr)
 
 
 def numbers(data, kind):
@@ -117,7 +117,7 @@ class Rescue:
         self.paths = {kind: {} for kind in WORDS}
         for root, kind in ((root, kind) for root in roots for kind in WORDS):
             for folder, _, names in os.walk(os.path.join(root, kind)):
-                for name in filter(re.compile("[0-9a-f]{48}").fullmatch, names):
+                for name in (n for n in names if NAME.fullmatch(n) and os.path.isfile(f"{folder}/{n}")):
                     self.paths[kind].setdefault(name[:32], []).append(os.path.join(folder, name))
         for path in (path for paths in self.paths["4e"].values() for path in paths):
             with tolerant(path):

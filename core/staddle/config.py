@@ -279,7 +279,7 @@ class _Loader:
             text = f"min_copies = {least} is more than copies = {copies}"
             self.problems.add(self.place(table, "min_copies"), text)
         media = [m for m in pool["media"] if isinstance(m, str)]
-        apart = {self.tables.get(f"medium.{m}", {}).get("failure_domain", m) for m in media}
+        apart = {str(self.tables.get(f"medium.{m}", {}).get("failure_domain", m)) for m in media}
         if media and copies > len(apart):
             text = f"copies = {copies}, but its media lie in {len(apart)} failure domain(s)"
             self.problems.add(self.place(table, "copies"), text)
@@ -289,7 +289,8 @@ class _Loader:
         rate, deadline_s = medium.get("throttle_bytes_per_s"), medium.get("deadline_s", 30.0)
         if not isinstance(rate, int) or not isinstance(deadline_s, (int, float)) or rate < 1:
             return
-        if rate * deadline_s < THROTTLED_OBJECT_BYTES:
+        # TOML's integers may be longer than any float.
+        if min(rate, THROTTLED_OBJECT_BYTES**2) * deadline_s < THROTTLED_OBJECT_BYTES:
             needed_s = -(-THROTTLED_OBJECT_BYTES // rate)
             text = f"{THROTTLED_OBJECT_BYTES >> 20} MiB don't pass within deadline_s; it needs {needed_s}"
             self.problems.add(self.place(table, "throttle_bytes_per_s"), text)

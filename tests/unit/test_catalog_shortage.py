@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -254,3 +255,17 @@ if sys.platform != "win32":
             check=False,
         )
         assert found.stdout.split() == ["2999", "CATALOG_FAILED", "True", "2999"], found.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes, and symlinks for few")
+def test_a_snapshot_is_for_its_owner_only_and_follows_no_symlink_that_waits_for_it(path, tmp_path):
+    catalog = opened(path)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (tmp_path / "precious").write_bytes(b"precious")
+    os.symlink(tmp_path / "precious", shared / "copy.duckdb.tmp")
+    catalog.snapshot(str(shared / "copy.duckdb"))
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert stat.S_IMODE(os.stat(shared / "copy.duckdb").st_mode) == 0o600
+    assert sorted(os.listdir(shared)) == ["copy.duckdb", "copy.duckdb.tmp"]
+    catalog.close()

@@ -217,6 +217,21 @@ def test_rescue_never_writes_outside_its_target(grid, rescue, tmp_path):
     assert b"is in the way" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no fifos, and no such names")
+def test_rescue_is_not_held_up_by_fifos_and_its_warnings_command_no_terminal(grid, rescue, media, tmp_path):
+    rows = EntryRows()
+    rows.add(b"/src", b"good", EntryType.FILE)
+    rows.add(b"/src/..", b"\x1b]0;mine\x07\xff", EntryType.FILE)
+    grid.seal(grid.manifest(rows, [[b"content"], [b"evil"]]), 1)
+    for path in list(objects(media[0])):
+        os.remove(path)
+        os.mkfifo(path)
+    done = rescue("restore", "1", "--to", str(tmp_path / "out"))
+    assert (tmp_path / "out/src/good").read_bytes() == b"content"
+    assert b"mine" in done.stderr
+    assert not set(done.stderr) & {0x1B, 0x07, 0xFF}
+
+
 def test_rescue_with_a_wrong_key_says_so(grid, rescue, tmp_path):
     standard_backup(grid)
     other = tmp_path / "other"

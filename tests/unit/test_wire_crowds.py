@@ -302,3 +302,63 @@ def test_an_address_that_is_none_is_an_error_like_any_other(url):
     else:
         run(work())
     assert not usable(url) or url.startswith("tcp")
+
+
+def test_answers_that_a_peer_does_not_read_are_bounded_over_all_of_its_links(monkeypatch):
+    monkeypatch.setattr(admission, "ANSWER_BYTES_MAX", 32 * MIB)
+    made = handlers()
+
+    async def big(call):
+        return {}, bytearray(8 * MIB)
+
+    made.add("big", big, roles=["client"])
+
+    async def work():
+        with tempfile.TemporaryDirectory() as directory:
+            patient = LinkLimits(silence_s=60)
+            server = await serve(f"unix://{directory}/s", NO_CREDENTIALS, MANAGER, made, limits=patient)
+            tracemalloc.start()
+            asks = [request("big", seq) for seq in range(1, 17)]
+            deaf = [await linger(server, HELLO, *asks) for _ in range(4)]
+            await until(lambda: sum(len(each._server._tasks) for each in server.links) == 4)
+            assert tracemalloc.get_traced_memory()[1] < 64 * MIB
+            tracemalloc.stop()
+            other = Hello(name="other", role="client")
+            link = await connect(server.url, NO_CREDENTIALS, other, expect_role="manager")
+            for _ in range(8):
+                assert len((await link.request("big")).payload) == 8 * MIB
+            await close_all(deaf)
+            await link.close()
+            await until(lambda: not server.links)
+            assert not server.admission._answers
+            await server.close(0.1)
+
+    run(work())
+
+
+def test_large_events_of_a_peer_that_floods_do_not_fill_the_memory_nor_the_log(caplog):
+    made, go = handlers(), asyncio.Event()
+
+    async def slow(call):
+        await go.wait()
+        raise StaddleError("no")
+
+    made.add("slow", slow, roles=["client"])
+
+    async def work():
+        with tempfile.TemporaryDirectory() as directory:
+            server = await serve(f"unix://{directory}/s", NO_CREDENTIALS, MANAGER, made)
+            meta = pack(RequestMeta("slow", 0, msgspec.Raw(pack({"x": bytes(200_000)}))))
+            flood = [encode_head(FrameType.EVENT, meta=meta)] * 50
+            await attack(server, *flood)  # it ends: the server closes the connection
+            await until(lambda: not server.links)
+            go.set()
+            await until(lambda: len(caplog.records) > 0)
+            small = encode_head(FrameType.EVENT, meta=pack(RequestMeta("slow", 0, msgspec.Raw(pack({})))))
+            opens = encode_head(FrameType.EVENT, meta=pack(RequestMeta("stream", 0, msgspec.Raw(pack({})))))
+            caplog.clear()
+            assert await attack(server, (small + opens) * 400, encode_head(FrameType.CLOSE)) == []
+            assert len(caplog.records) == 1, "one line for each link"
+            await server.close(0.1)
+
+    run(work())

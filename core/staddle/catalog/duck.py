@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files as package_files
 from typing import Any
 
@@ -27,7 +27,7 @@ from staddle.catalog.projection import project, references
 from staddle.catalog.readonly import run_query
 from staddle.engine.state import GridState
 from staddle.errors import Corrupt, Fenced, NewerFormat, NotFound, StaddleError
-from staddle.platform.durable import datasync, fsync_dir
+from staddle.platform.durable import FILES, fsync_dir
 
 SCHEMA_VERSION = 1
 MEMORY_BYTES = 192 << 20
@@ -381,11 +381,20 @@ def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _copy_durable(source: str, target: str) -> None:
-    temporary = target + ".tmp"
-    with open(source, "rb") as old, open(temporary, "wb") as new:
-        while block := old.read(_COPY_BYTES):
-            new.write(block)
-        new.flush()
-        datasync(new.fileno())
-    os.replace(temporary, target)
+    # Others may write to the directory: no name that they can know is opened, and what all clients have in
+    # their backups is for this user's eyes only.
+    temporary = f"{target}.{os.urandom(8).hex()}.tmp"
+    fd = FILES.create(temporary)
+    try:
+        try:
+            with open(source, "rb") as old:
+                while block := old.read(_COPY_BYTES):
+                    FILES.write(fd, block)
+            FILES.datasync(fd)
+        finally:
+            FILES.close(fd)
+        os.replace(temporary, target)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
     fsync_dir(os.path.dirname(os.path.abspath(target)))

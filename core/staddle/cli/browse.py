@@ -55,7 +55,7 @@ def ls(backup: str, path: str, home: str | None, as_json: bool) -> None:
     from staddle.cli.restore import backup_number
     from staddle.client.scan import absolute
 
-    number = backup_number(backup, "")
+    number = backup_number(backup)
     where = absolute(path) if path else b""
     with_grid(home, lambda grid: _list_directory(grid, number, where, as_json=as_json))
 

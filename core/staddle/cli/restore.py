@@ -54,6 +54,7 @@ def _once(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) ->
     help="Write the content of one file or image onto it.",
 )
 @click.option("--name", default="", metavar="NAME", help="With `latest`: the newest backup of this name.")
+@click.option("--client", default="", metavar="NAME", help="With `latest`: the newest backup of this client.")
 @click.option(
     "--overwrite",
     type=click.Choice(_POLICIES),
@@ -121,8 +122,9 @@ def _options(given: dict[str, Any], home: str | None) -> RestoreOptions:
         )
     return RestoreOptions(
         target=b"/" if given["in_place"] else absolute(target) if target is not None else b"",
-        backup=backup_number(given["backup"], given["name"]),
+        backup=backup_number(given["backup"], given["name"], given["client"]),
         name=given["name"],
+        client=given["client"],
         paths=[absolute(path) for path in given["paths"]],
         overwrite=Overwrite(given["overwrite"]),
         in_place=given["in_place"],
@@ -165,7 +167,7 @@ def _check_stdout(*, as_json: bool, verbose: bool) -> None:
         )
 
 
-def backup_number(text: str, name: str) -> int:
+def backup_number(text: str, name: str = "", client: str = "") -> int:
     """A backup's number from the command line; 0 for the newest. Raises UsageError."""
     from staddle.errors import UsageError
 
@@ -175,6 +177,8 @@ def backup_number(text: str, name: str) -> int:
         raise UsageError(f"{text!r} is no backup", hint="give its number (`staddle ls`), or `latest`")
     if name:
         raise UsageError("--name goes with `latest`, not with a number", hint="leave one of them out")
+    if client:
+        raise UsageError("--client goes with `latest`, not with a number", hint="leave one of them out")
     return int(text)
 
 

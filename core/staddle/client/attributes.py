@@ -17,8 +17,11 @@ from typing import Any
 
 from staddle.client.scan import Warn, reason
 from staddle.data.entries import EXTRA_BYTES_MAX
+from staddle.data.plain import unmsgpack
 from staddle.platform import fsattrs
 
+_INCOMPLETE = "incomplete"
+_INCOMPLETE_BYTES = _INCOMPLETE.encode()
 I64_MIN, I64_MAX = -(1 << 63), (1 << 63) - 1
 _SECOND_NS = 1_000_000_000
 _XATTR_OVERHEAD_BYTES = 16
@@ -55,20 +58,25 @@ def capture(
         OSError: its status can't be had.
     """
     extra: dict[str, Any] = {}
+
+    def lacks(of: bytes, what: str) -> None:
+        extra[_INCOMPLETE] = True
+        warn(of, what)
+
     try:
         names = fsattrs.list_xattrs(place)
     except OSError as error:
-        warn(path, f"extended attributes not read: {reason(error)}")
+        lacks(path, f"extended attributes not read: {reason(error)}")
         names = []
     if names:
-        xattrs = _read_xattrs(place, names, path, warn, limit_bytes - _ROOM_BYTES)
+        xattrs = _read_xattrs(place, names, path, lacks, limit_bytes - _ROOM_BYTES)
         if xattrs:
             extra["xattr"] = xattrs
     if isinstance(place, int):
         try:
             flags = fsattrs.get_flags(place)
         except OSError as error:
-            warn(path, f"file flags not read: {reason(error)}")
+            lacks(path, f"file flags not read: {reason(error)}")
         else:
             if flags:
                 extra["fs_flags"] = flags
@@ -82,6 +90,12 @@ def capture(
         extra["times"] = {"mtime": list(divmod(mtime_ns, _SECOND_NS))}
     same = ctime_ns == status.st_ctime_ns and mtime_ns == status.st_mtime_ns and size == status.st_size
     return extra, same and inode == status.st_ino
+
+
+def is_incomplete(packed: bytes) -> bool:
+    """Lacks a packed map something of its file: the next backup looks again, though the file is unchanged."""
+    # Few maps hold the word at all, and there are millions.
+    return _INCOMPLETE_BYTES in packed and _INCOMPLETE in unmsgpack(packed, dict[str, Any])
 
 
 def _capture_stat(extra: dict[str, Any], status: os.stat_result) -> None:

@@ -228,7 +228,9 @@ class Backup:
         usable: set[bytes] = set()
         for at in range(0, len(containers), _USABLE_BATCH):
             batch = containers[at : at + _USABLE_BATCH]
-            answer = await self._grid.manager.call(USABLE, Usable(pool=pool, containers=batch))
+            answer = await self._grid.manager.call_patiently(
+                USABLE, Usable(pool=pool, containers=batch), patience_s=MANAGER_PATIENCE_S
+            )
             usable.update(answer.ids)
         return set(containers) - usable
 

@@ -2,8 +2,10 @@
 
 A file is not read again when its path, size, times and inode are those of a row of a *sealed* base of the
 same client and roots, its change time is older than that scan by the file system's granularity, and no
-warning stood on it. What the index keeps of a row is 72 bytes and its further metadata; paths are kept as
-hashes only, for a row must match in inode and change time too.
+warning stood on it. The scan began by the manager's clock, which may be ahead of ours: a file whose change
+time was not older than its own reading, by the client's clock, has a flag that says so. What the index keeps
+of a row is 72 bytes and its further metadata; paths are kept as hashes only, for a row must match in inode
+and change time too.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from staddle.client.attributes import clamp_ns
 from staddle.client.scan import Found
 from staddle.data.manifest import ZERO_REGION, EntryFlag, EntryType, Manifest
 
-_SPOILED = EntryFlag.CHANGED | EntryFlag.ERROR
+_NO_BASE = EntryFlag.CHANGED | EntryFlag.ERROR | EntryFlag.RECENT
 # Plain numbers: a comparison with a member of an enum takes ten times as long.
 _PART, _LAST, _SPARSE = int(EntryFlag.PART), int(EntryFlag.LAST), int(EntryFlag.SPARSE)
 _SECOND_NS = 1_000_000_000
@@ -85,7 +87,7 @@ class BaseIndex:
         """Take in the base's next manifest, in the order of the backup."""
         entries, index = manifest.entries, len(self._segments)
         columns = entries.columns
-        rows = np.flatnonzero((columns["type"] == EntryType.FILE) & ((columns["flags"] & _SPOILED) == 0))
+        rows = np.flatnonzero((columns["type"] == EntryType.FILE) & ((columns["flags"] & _NO_BASE) == 0))
         paths = entries.paths()
         part = {
             name: columns[name][rows] for name in ("size", "mtime_ns", "ctime_ns", "inode", "offset", "flags")
@@ -155,7 +157,7 @@ class BaseIndex:
 
     def _rows(self, found: Found, lower: int, upper: int) -> list[BaseRow]:
         status, columns = found.status, self._columns
-        if status.st_ctime_ns + _granularity_ns(status.st_ctime_ns) >= self._started_ns:
+        if is_recent(status.st_ctime_ns, self._started_ns):
             return []
         rows, end = [], 0
         for at in range(lower, upper):
@@ -182,8 +184,9 @@ class BaseIndex:
         return rows if complete else []
 
 
-def _granularity_ns(ctime_ns: int) -> int:
-    return _COARSE_NS if ctime_ns % _SECOND_NS == 0 else _FINE_NS
+def is_recent(ctime_ns: int, at_ns: int) -> bool:
+    """May a change after `at_ns` leave the same change time, for all that the file system's clock tells."""
+    return ctime_ns + (_COARSE_NS if ctime_ns % _SECOND_NS == 0 else _FINE_NS) >= at_ns
 
 
 def _touching(segment: _Segment, refused: set[bytes]) -> NDArray[np.bool_]:

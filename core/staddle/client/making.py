@@ -81,6 +81,10 @@ class Rows:
         """May the row's file have other names."""
         return bool(self._nlinks[row] > 1)
 
+    def owns(self, row: int, there: os.stat_result) -> bool:
+        """Has what is there no more names than the row's entry: what is set on it is set on all of them."""
+        return bool(there.st_nlink <= max(1, self._nlinks[row]))
+
     def file(self, row: int, path: bytes, chunks: tuple[int, int], *, replaces: bool = False) -> FileRow:
         """A row with content.
 
@@ -195,7 +199,7 @@ class Maker:
             raise StaddleError("an image or a stream has no place to be restored in: use --onto, or --to")
         there = work.target.look(path)
         size_bytes, mtime_ns = known.sizes[row], known.mtimes_ns[row]
-        same = there is not None and same_file(there, size_bytes, mtime_ns)
+        same = there is not None and known.owns(row, there) and same_file(there, size_bytes, mtime_ns)
         action = decide(work.overwrite, there, mtime_ns, same=same)
         if action in {Action.NEW, Action.REPLACE} and not work.dry_run:
             self._part_kept = None
@@ -222,7 +226,7 @@ class Maker:
             return
         try:
             there = os.fstat(fd)
-            if not same_file(there, known.sizes[row], meta.mtime_ns):
+            if not (known.owns(row, there) and same_file(there, known.sizes[row], meta.mtime_ns)):
                 work.warn(path, "changed while it was backed up, and the one that was there is kept")
                 return
             work.set_again(fd, path, meta)
@@ -252,6 +256,7 @@ class Maker:
         else:
             work.warn(path, "an alternate data stream is not restored by this release")
             return
+        same = same and there is not None and known.owns(row, there)
         action = decide(work.overwrite, there, meta.mtime_ns, same=same)
         if action is Action.KEEP:
             work.did(action, path)

@@ -56,9 +56,9 @@ class BackupReader:
         self._renewing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, grid: GridConnection, backup: int = 0, name: str = "") -> Self:
-        """Open a backup by number, or the newest one of a name. Raises NotFound."""
-        request = OpenBackup(backup=backup, name=name)
+    async def open(cls, grid: GridConnection, backup: int = 0, name: str = "", client: str = "") -> Self:
+        """Open a backup by number, or the newest one of a name and client. Raises NotFound, UsageError."""
+        request = OpenBackup(backup=backup, name=name, client=client)
         opened = await grid.manager.call_patiently(OPEN_BACKUP, request, patience_s=_MANAGER_PATIENCE_S)
         return cls(grid, opened)
 

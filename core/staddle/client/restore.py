@@ -43,8 +43,8 @@ class RestoreOptions:
 
     Attributes:
         target: absolute; the full source paths appear below it. `/` for a restore in place.
-        backup: its number; 0: the newest of `name`.
-        name: see `backup`.
+        backup: its number; 0: the newest of `name` and `client`, as far as they are given.
+        name, client: see `backup`.
         paths: subtrees to be restored; none: all.
         overwrite: what happens to what is there.
         in_place: `target` is the root of the system, and the backup's own places are meant.
@@ -60,6 +60,7 @@ class RestoreOptions:
     target: bytes = b""
     backup: int = 0
     name: str = ""
+    client: str = ""
     paths: list[bytes] = field(default_factory=list)
     overwrite: Overwrite = Overwrite.IF_CHANGED
     in_place: bool = False
@@ -151,7 +152,8 @@ class Restore:
             StaddleError: no agent can be reached, or the target can't be written at all.
         """
         started = time.monotonic()
-        async with await BackupReader.open(self._grid, self._options.backup, self._options.name) as reader:
+        wanted = self._options
+        async with await BackupReader.open(self._grid, wanted.backup, wanted.name, wanted.client) as reader:
             opened = reader.opened
             if opened.state not in {"complete", "warnings"}:
                 message = f"backup {opened.backup} is {opened.state}: it may lack files, or their ends"
@@ -247,6 +249,12 @@ class Restore:
             return
         if self._lost_manifests or reader.opened.state not in {"complete", "warnings"}:
             self.tally.warn(b"", "nothing is deleted: not everything that the backup has is known")
+            return
+        if reader.opened.state == "warnings":
+            # It may be a directory that could not be listed: the backup has it, and nothing of what is in it.
+            self.tally.warn(
+                b"", "nothing is deleted: the backup ended with warnings, and may lack what could not be read"
+            )
             return
         extraneous.delete(folders)
 

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from staddle.client.attributes import clamp_ns, is_incomplete
 from staddle.client.connection import ClientSettings, GridConnection
 from staddle.client.reader import BackupReader
 from staddle.client.scan import Found, split
@@ -42,6 +43,7 @@ FENCE_LIMIT_S = 60.0
 """How long a job that is taken over waits for a path."""
 _WAIT_S = 1.0
 _PATIENCE_S = 30.0
+_U64 = 0xFFFFFFFFFFFFFFFF
 _DIGEST_BYTES = 16
 _DIGEST = f"S{_DIGEST_BYTES}"
 
@@ -153,6 +155,15 @@ class Taken:
         whole = ((flags & EntryFlag.PART) == 0) | ((flags & EntryFlag.LAST) != 0)
         done = np.flatnonzero(whole).tolist()
         self._parts.append(np.array([_digest(paths[row]) for row in done], _DIGEST))
+        linked = whole & (columns["nlink"] > 1) & ~np.isin(kinds, (EntryType.DIRECTORY, EntryType.HARDLINK))
+        sent = [
+            (
+                _named(paths[row]),
+                _content(paths[row], int(columns["inode"][row]), int(columns["mtime_ns"][row])),
+            )
+            for row in np.flatnonzero(linked).tolist()
+        ]
+        self._parts.append(np.array([_digest(each) for pair in sent for each in pair], _DIGEST))
         ends = np.concatenate((np.zeros(1, np.uint64), np.cumsum(manifest.chunks.lengths, dtype=np.uint64)))
         first = manifest.chunk_first.astype(np.int64)
         lengths = ends[first + manifest.chunk_count] - ends[first]
@@ -166,6 +177,9 @@ class Taken:
         )
         for row in np.flatnonzero(whole & ((flags & (EntryFlag.CHANGED | EntryFlag.ERROR)) != 0)).tolist():
             self._held.warn(paths[row], "changed or failed while it was read, before the backup was resumed")
+        lacking = [at for at, extra in enumerate(entries.extras, 1) if is_incomplete(extra)]
+        for row in np.flatnonzero(whole & np.isin(columns["extra"], lacking)).tolist():
+            self._held.warn(paths[row], "lacks attributes or flags, as when the backup was not resumed yet")
         last = len(entries) - 1
         if whole[last]:
             self._cuts.pop(stream, None)
@@ -185,16 +199,27 @@ class Taken:
 
     def left(self, founds: Iterator[Found], source: Source) -> Iterator[Found]:
         """Of a scan, what is not in the job yet. `source` learns the hard links among the rest."""
-        cut = {each.found.path for each in self._cuts.values()}
+        cut = {each.found.path: each.found.status.st_ino for each in self._cuts.values()}
         for found in founds:
             if found.path in cut or self._knows(found.path):
                 if found.status.st_nlink > 1 and not stat.S_ISDIR(found.status.st_mode):
-                    source.names_first(found)
+                    self._names(found, cut.get(found.path), source)
                 continue
             yield found
 
-    def _knows(self, path: bytes) -> bool:
-        digest = _digest(path)
+    def _names(self, found: Found, cut: int | None, source: Source) -> None:
+        """Other names of it are links to what the job holds, if that is the content which they have."""
+        status = found.status
+        sent = _content(found.path, status.st_ino & _U64, clamp_ns(status.st_mtime_ns))
+        if cut == status.st_ino or self._knows(sent):
+            source.names_first(found)
+        elif cut is not None or self._knows(_named(found.path)):
+            self._tally.warn(
+                found.path, "changed before the backup was resumed: no other name is a link to it"
+            )
+
+    def _knows(self, what: bytes) -> bool:
+        digest = _digest(what)
         at = int(np.searchsorted(self._known, np.bytes_(digest)))
         # An array of bytes gives its items without NULs at their ends; all digests have one length.
         return at < len(self._known) and bytes(self._known[at]) == digest.rstrip(b"\0")
@@ -230,6 +255,15 @@ class Taken:
             yield record
         if not any_record:  # it can't be opened now, and somebody was told so
             yield _end_of(cut)
+
+
+def _named(path: bytes) -> bytes:
+    """Stands for a content that may have other names; no path has a NUL."""
+    return path + b"\0"
+
+
+def _content(path: bytes, inode: int, mtime_ns: int) -> bytes:
+    return b"%s\0%d %d" % (path, inode, mtime_ns)
 
 
 def _digest(path: bytes) -> bytes:

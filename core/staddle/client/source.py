@@ -6,11 +6,12 @@ import contextlib
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from staddle.client.attributes import capture
-from staddle.client.base import BaseIndex, BaseRow
+from staddle.client.attributes import capture, is_incomplete
+from staddle.client.base import BaseIndex, BaseRow, is_recent
 from staddle.client.hardlinks import HardLinks
 from staddle.client.reading import (
     Denied,
@@ -25,8 +26,8 @@ from staddle.client.reading import (
     status_of,
 )
 from staddle.client.rows import RowBatch, part_meta, unchanged_flags
-from staddle.client.scan import Found, reason
-from staddle.client.units import OwnerNames, Record, Tally, Unit, Units
+from staddle.client.scan import Found, reason, split
+from staddle.client.units import SMALL_BYTES_MAX, OwnerNames, Record, Tally, Unit, Units
 from staddle.data.entries import EXTRA_BYTES_MAX
 from staddle.data.records import EntryFlag, EntryType
 from staddle.engine.messages import WHOLE_BASE
@@ -38,9 +39,11 @@ Extra = dict[str, Any]
 class Source:
     """Makes records for one job. One instance serves several streams' threads at once."""
 
-    def __init__(self, base: BaseIndex, tally: Tally) -> None:
+    def __init__(self, base: BaseIndex, tally: Tally, now_ns: Callable[[], int] = time.time_ns) -> None:
+        """Args: now_ns: the clock of the files' times, as far as this system has it."""
         self._base = base
         self._tally = tally
+        self._now_ns = now_ns
         self._links = HardLinks(lambda message: tally.warn(b"", message))
         self._names = OwnerNames()
 
@@ -106,7 +109,7 @@ class Source:
         matches = self._base.match(unit.founds)
         found = unit.founds[0]
         linked = found.status.st_nlink > 1
-        if unit.big and not matches[0] and not (linked and self._links.first(found) != found.path):
+        if unit.big and not matches[0] and not (linked and self._content_of(found) != found.path):
             yield from self._parts(found, tally)
         else:
             yield from self._batch(unit.founds, matches, tally)
@@ -139,18 +142,32 @@ class Source:
         status = found.status
         if status.st_nlink < 2 or stat.S_ISDIR(status.st_mode):
             return False
-        first = self._links.first(found)
+        first = self._content_of(found)
         if first == found.path:
             return False
         batch.add(found, EntryType.HARDLINK, link=first)
         batch.files += 1
         return True
 
+    def _content_of(self, found: Found) -> bytes:
+        """The name that has the content of a file with several; its own if none has.
+
+        One that does not lead there any more counts no longer: the number of an inode that is gone is soon
+        that of another file.
+        """
+        first = self._links.first(found)
+        if first == found.path or _is_at(first, found.status):
+            return first
+        self._links.forget(Found(*split(first), found.status))
+        return self._links.first(found)
+
     def _add(self, batch: RowBatch, found: Found, match: list[BaseRow], tally: Tally) -> None:
         mode = found.status.st_mode
         if match:
             self._add_unchanged(batch, found, match, tally)
         elif stat.S_ISREG(mode):
+            if found.status.st_size > SMALL_BYTES_MAX:  # one that was taken for another name until now
+                raise _Longer
             self._add_small(batch, found, tally)
         elif stat.S_ISDIR(mode):
             batch.add(found, EntryType.DIRECTORY, size=0, extra=self._look(found, tally))
@@ -167,8 +184,10 @@ class Source:
 
     def _add_unchanged(self, batch: RowBatch, found: Found, match: list[BaseRow], tally: Tally) -> None:
         # A change of attributes is a change of the ctime: those of the base are still the file's. A base of
-        # a release that kept none has nothing here.
-        extra = match[-1].extra or self._look(found, tally)
+        # a release that kept none has nothing here. What one lacked, with a warning, needs another look.
+        extra: Extra | bytes = match[-1].extra
+        if not extra or is_incomplete(match[-1].extra):
+            extra = self._look(found, tally)
         for part in match:
             batch.add(
                 found,
@@ -182,7 +201,8 @@ class Source:
         batch.bytes_unchanged += found.status.st_size
 
     def _add_small(self, batch: RowBatch, found: Found, tally: Tally) -> None:
-        status, path, now, flags = found.status, found.path, found, 0
+        status, path, now = found.status, found.path, found
+        flags = self._recent(found)
         fd = open_file(path)
         try:
             # A file that has grown must not take the room of those after it.
@@ -193,7 +213,7 @@ class Source:
             extra, same = capture(fd, path, status, tally.warn, limit_bytes=EXTRA_BYTES_MAX - len(path))
             if error is not None or not same or length != status.st_size:
                 now = Found(found.directory, found.name, status_of(fd, status))
-                flags = _judge(found, now, Piece(0, room[:length], 0, True, error), extra, tally)
+                flags |= _judge(found, now, Piece(0, room[:length], 0, True, error), extra, tally)
         except OSError as failed:
             raise not_read(failed) from failed
         finally:
@@ -203,6 +223,10 @@ class Source:
         batch.add(now, EntryType.FILE, length=length, flags=flags, size=length, extra=extra)
         batch.files += 1
         batch.bytes_read += length
+
+    def _recent(self, found: Found) -> int:
+        """The flag of a file that is about to be read, if a change after that could leave the same times."""
+        return EntryFlag.RECENT if is_recent(found.status.st_ctime_ns, self._now_ns()) else 0
 
     def _add_special(self, batch: RowBatch, found: Found, tally: Tally) -> None:
         for test, kind in _SPECIAL:
@@ -249,7 +273,7 @@ class Source:
             self._links.forget(found)
             return
         sparse = is_sparse(before)
-        flags = EntryFlag.SPARSE if sparse else EntryFlag(0)
+        flags = self._recent(found) | (EntryFlag.SPARSE if sparse else 0)
         try:
             for piece in pieces(fd, before.st_size, sparse=sparse, offset=start):
                 tally.add(read=len(piece.data))
@@ -280,11 +304,19 @@ class Source:
 
 
 class _Longer(Exception):
-    """A file has more than the size that was told of it, and no room in a record of many."""
+    """A file has no room in a record of many: it has more than the size that was told, or than fits."""
 
 
 def _read(found: Found, match: list[BaseRow]) -> bool:
-    return not match and stat.S_ISREG(found.status.st_mode)
+    status = found.status
+    return not match and stat.S_ISREG(status.st_mode) and status.st_size <= SMALL_BYTES_MAX
+
+
+def _is_at(path: bytes, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(longpath.lstat(path), status)
+    except OSError:
+        return False
 
 
 def _status_or_close(fd: int, scanned: os.stat_result) -> os.stat_result:

@@ -56,6 +56,7 @@ class EntryFlag(IntFlag):
     CHANGED = 8  # changed while it was read: the content is from several moments
     SPARSE = 16  # zero regions are holes
     ERROR = 32  # reading failed: what could not be read is missing or zero
+    RECENT = 64  # had changed just before it was read: a later change may have left the same times
 
 
 COLUMNS: dict[str, str] = {

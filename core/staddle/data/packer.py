@@ -118,6 +118,10 @@ class Packer:
         self._aborted = True
         self._shared.containers.wake()
 
+    def close(self) -> None:
+        """Nothing is on its way any more: let go of who was told of it, who in turn holds this."""
+        self._changed = _nobody
+
     def drop(self) -> None:
         """Free the open container; after `stop`, so that no other is begun."""
         with self._lock:
@@ -179,3 +183,7 @@ class Packer:
                     raw_lengths=sealed.raw_lengths,
                 )
             )
+
+
+def _nobody(_error: Exception | None) -> None:
+    """Is told when a packer was closed."""

@@ -147,6 +147,13 @@ class Runner:
         if not ended:
             raise DeadlineExceeded("threads of a segment that was given up still hang", scope="agent")
 
+    def close(self) -> None:
+        """After `drain` or `abort`: what is kept of a segment, megabytes, goes with its last user.
+
+        Else it would wait for a collection of cycles, and dozens of segments with it.
+        """
+        self._packer.close()
+
     # --- scheduling ---------------------------------------------------------------------------
 
     def _idle(self) -> bool:

@@ -159,6 +159,7 @@ class SegmentBuilder:
             self.abort()
             raise
         self._leave()
+        self._runner.close()
         return result
 
     def cancel(self) -> None:
@@ -175,6 +176,7 @@ class SegmentBuilder:
         self._leave()
         self._collector.abort()
         self._runner.abort()
+        self._runner.close()
 
     def _leave(self) -> None:
         self._open = False

@@ -23,6 +23,7 @@ from staddle.media.directory_root import LABEL_BYTES_MAX, LABEL_NAME, Root, Unla
 from staddle.media.directory_volume import (
     TMP_NAME,
     DirectoryVolume,
+    check_area,
     free_space,
     temporary_path,
     write_temporary,
@@ -30,6 +31,7 @@ from staddle.media.directory_volume import (
 from staddle.media.options import DirectoryConfig
 from staddle.media.oserrors import translate
 from staddle.platform.durable import FILES, fsync_dir, make_directories, publish_no_replace
+from staddle.platform.plainfile import read_plain
 
 # What a fresh file system or a file server puts into an empty directory.
 _EMPTY_ENOUGH = {"lost+found", ".snapshot", ".snapshots", ".zfs", "System Volume Information", "$RECYCLE.BIN"}
@@ -76,6 +78,7 @@ class DirectoryMedium:
 
     def _write_label(self, text: bytes, deadline: Deadline, *, replace: bool = False) -> None:
         temporary = temporary_path(self._path)
+        check_area(self._path)
         try:
             write_temporary(temporary, [text], deadline)
             (FILES.replace if replace else publish_no_replace)(
@@ -88,8 +91,7 @@ class DirectoryMedium:
     def read_label(self, deadline: Deadline) -> bytes:
         """The label's text. Raises NotFound (scope `medium`: nor is there a directory), MediumFailed."""
         try:
-            with open(os.path.join(self._path, LABEL_NAME), "rb") as file:
-                text = file.read(LABEL_BYTES_MAX + 1)
+            text = read_plain(os.path.join(self._path, LABEL_NAME), LABEL_BYTES_MAX + 1, follow=False)
         except (FileNotFoundError, NotADirectoryError):
             if not os.path.isdir(self._path):
                 raise NotFound(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import io
 import os
@@ -18,9 +19,10 @@ from staddle.api.checks import check_deadline, check_range, checked_name
 from staddle.api.media import Deadline, Mode
 from staddle.api.types import NAME_MAX, Buffer, Capacity, Durability, ObjectInfo, Receipt
 from staddle.errors import Conflict, Corrupt, Denied, MediumFailed, NotFound
-from staddle.media.directory_root import Root
+from staddle.media.directory_root import Root, is_own_directory
 from staddle.media.oserrors import translate
 from staddle.platform.durable import FILES, datasync, fsync_dir, publish_no_replace
+from staddle.platform.plainfile import NotOrdinary, open_plain
 from staddle.platform.readfault import is_read_fault
 
 TMP_NAME = "tmp"
@@ -56,16 +58,17 @@ class DirectoryVolume:
 
     def put(self, name: str, parts: Sequence[Buffer], digest: bytes, deadline: Deadline) -> Receipt:
         """Write beside, sync, name without replacing, sync the directory (M1-M4)."""
-        final = self._root.at(checked_name(name))
+        checked_name(name)
         self._check_writable()
         check_deadline(deadline, f"put {name}")
         receipt = self._receipt(name, sum(memoryview(part).nbytes for part in parts), digest)
         # A put again, after one whose answer was lost, need not write the bytes a second time.
-        if os.path.lexists(final):
+        if self._is_taken(name):
             return self._same_or_conflict(receipt, deadline)
         temporary = temporary_path(self._root.path)
         try:
             try:
+                check_area(self._root.path)
                 if write_temporary(temporary, parts, deadline) != digest:
                     raise Corrupt(
                         f"object {name}: the bytes to be written don't have the digest that was given",
@@ -73,7 +76,7 @@ class DirectoryVolume:
                     )
                 # It may have been unmounted meanwhile: make no directory below an empty mount point.
                 self._root.check()
-                self._make_directory(os.path.dirname(final))
+                self._make_directories(name)
                 # Past its deadline a caller takes its buffers back: what was read from them is not trusted.
                 check_deadline(deadline, f"put {name}")
             except OSError as error:
@@ -82,6 +85,13 @@ class DirectoryVolume:
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether there is such an object. Where its directories are not to be had, making them says why."""
+        try:
+            return os.path.lexists(self._root.reach(name))
+        except OSError:
+            return False
 
     def _publish(self, receipt: Receipt, temporary: str, deadline: Deadline) -> Receipt:
         final = self._root.at(receipt.name)
@@ -94,7 +104,7 @@ class DirectoryVolume:
             raise translate(error, what, outcome="in_doubt") from error
         try:
             fsync_dir(os.path.dirname(final))
-            seen = os.stat(final).st_size
+            seen = os.lstat(final).st_size
         except OSError as error:
             what = f"sync object {receipt.name} on {self._root.path}"
             raise translate(error, what, outcome="in_doubt") from error
@@ -112,7 +122,7 @@ class DirectoryVolume:
                 raise Conflict(
                     f"{receipt.name} on {self._root.path} is the beginning of other objects' names"
                 )
-            with open(final, "rb", buffering=0) as file:
+            with open_plain(final) as file:
                 same = os.fstat(file.fileno()).st_size == receipt.size_bytes
                 same = same and _digest_file(file, deadline) == receipt.digest
             if not same:
@@ -123,8 +133,10 @@ class DirectoryVolume:
                 datasync(fd)
             finally:
                 os.close(fd)
-            self._make_directory(os.path.dirname(final))
+            self._make_directories(receipt.name)
             fsync_dir(os.path.dirname(final))
+        except NotOrdinary:
+            raise Conflict(f"{what} is no ordinary file; it was left alone") from None
         except OSError as error:
             raise translate(error, f"compare {what}", outcome="in_doubt") from error
         self._check_after()
@@ -134,7 +146,7 @@ class DirectoryVolume:
         """A range of an object."""
         check_deadline(deadline, f"get {name}")
         try:
-            with open(self._root.at(checked_name(name)), "rb", buffering=0) as file:
+            with open_plain(self._root.reach(checked_name(name))) as file:
                 check_range(name, offset, length, os.fstat(file.fileno()).st_size)
                 file.seek(offset)
                 pieces: list[bytes] = []
@@ -154,10 +166,10 @@ class DirectoryVolume:
         """Size of an object."""
         check_deadline(deadline, f"stat {name}")
         try:
-            path = self._root.at(checked_name(name))
-            if os.path.isdir(path):
+            info = os.lstat(self._root.reach(checked_name(name)))
+            if not stat.S_ISREG(info.st_mode):
                 raise NotFound(f"no object {name} on {self._root.path}")
-            return ObjectInfo(name, os.stat(path).st_size)
+            return ObjectInfo(name, info.st_size)
         except OSError as error:
             raise self._read_error(error, name, "stat") from error
 
@@ -209,16 +221,17 @@ class DirectoryVolume:
 
     def delete(self, name: str, deadline: Deadline) -> None:
         """Remove one placement, durably."""
-        path = self._root.at(checked_name(name))
+        checked_name(name)
         self._check_writable()
         check_deadline(deadline, f"delete {name}")
         try:
-            if os.path.isdir(path):
-                return
             with suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(path)
-            # Also where it was gone: whoever removed it may have died before its sync.
-            with suppress(FileNotFoundError, NotADirectoryError):
+                path = self._root.reach(name)
+                with suppress(FileNotFoundError):
+                    if is_own_directory(path):
+                        return
+                    os.unlink(path)
+                # Also where it was gone: whoever removed it may have died before its sync.
                 fsync_dir(os.path.dirname(path))
         except OSError as error:
             raise translate(
@@ -263,7 +276,7 @@ class DirectoryVolume:
 
     def _read_error(self, error: OSError, name: str, what: str) -> Exception:
         """NotFound only if the volume is there: on an unmounted one nothing can be said."""
-        if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotOrdinary)):
             try:
                 self._root.check()
             except MediumFailed as failed:
@@ -275,40 +288,43 @@ class DirectoryVolume:
             return Corrupt(f"{where}: {error.strerror}", hint="look in the system's log for bad blocks")
         return translate(error, where)
 
-    def _make_directory(self, directory: str) -> None:
-        """Make a directory and those above it; sync every name between it and the root, once per process."""
-        if directory in self._durable_directories and os.path.isdir(directory):
-            return
-        chain: list[str] = []
-        while directory != self._root.path:
-            if chain and directory in self._durable_directories and os.path.isdir(directory):
-                break
-            chain.append(directory)
-            directory = os.path.dirname(directory)
-        for path in reversed(chain):
+    def _make_directories(self, name: str) -> None:
+        """Make those above an object; sync every name between it and the root, once per process."""
+        made: list[str] = []
+        for path in self._root.directories(name):
+            with suppress(FileNotFoundError):
+                if path in self._durable_directories and is_own_directory(path):
+                    continue
             try:
                 os.mkdir(path, 0o700)
             except FileExistsError:
+                if os.path.islink(path):
+                    raise MediumFailed(
+                        f"{path} is a symlink: nothing is written through it",
+                        hint="remove it, and look who may write to the medium",
+                    ) from None
                 if not os.path.isdir(path):
                     raise Conflict(
                         f"{path} is an object, and can't be the beginning of another's name"
                     ) from None
             fsync_dir(os.path.dirname(path))
+            made.append(path)
         with self._lock:
             if len(self._durable_directories) >= KNOWN_DIRECTORIES_MAX:
                 self._durable_directories.clear()
-            self._durable_directories.update(chain)
+            self._durable_directories.update(made)
 
     def _prepare_tmp(self) -> None:
         """Make the work area; remove what writers that died left a day ago or earlier."""
         area = os.path.join(self._root.path, TMP_NAME)
         try:
             os.makedirs(area, mode=0o700, exist_ok=True)
+            check_area(self._root.path)
             now_s = time.time()
             with os.scandir(area) as entries:
                 for _, entry in zip(range(SWEEP_MAX), entries, strict=False):
                     with suppress(OSError):
-                        if now_s - entry.stat().st_mtime > STALE_S:
+                        if now_s - entry.stat(follow_symlinks=False).st_mtime > STALE_S:
                             os.unlink(entry.path)
         except OSError as error:
             raise translate(error, f"prepare {area}") from error
@@ -317,6 +333,13 @@ class DirectoryVolume:
 def temporary_path(root: str) -> str:
     """A name in the work area that nobody else takes."""
     return os.path.join(root, TMP_NAME, os.urandom(16).hex() + ".part")
+
+
+def check_area(root: str) -> None:
+    """Nothing is written or swept behind a symlink in the place of the work area. Raises OSError."""
+    area = os.path.join(root, TMP_NAME)
+    if not is_own_directory(area):
+        raise NotADirectoryError(errno.ENOTDIR, f"its {TMP_NAME} is no directory, or a symlink", area)
 
 
 def write_temporary(path: str, parts: Sequence[Buffer], deadline: Deadline) -> bytes:

@@ -10,10 +10,13 @@ CALL_PAYLOAD_BYTES_MAX = 64 << 20
 
 
 class Budget:
-    """Bytes of payloads that a link may hold at once."""
+    """Bytes of payloads that may be held at once, for a link or for all links of a peer."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(
+        self, limit_bytes: int, hint: str = "send fewer large requests at once over one link"
+    ) -> None:
         self._limit_bytes = limit_bytes
+        self._hint = hint
         self.used_bytes = 0
 
     def take(self, n_bytes: int) -> None:
@@ -23,7 +26,7 @@ class Budget:
         if self.used_bytes + n_bytes > self._limit_bytes:
             raise Unavailable(
                 f"no room for {n_bytes} bytes: {self.used_bytes} of {self._limit_bytes} are in use",
-                hint="send fewer large requests at once over one link",
+                hint=self._hint,
                 code="BUSY",
             )
         self.used_bytes += n_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVENTS_MAX = 1024
-"""Events that may wait for their handlers; a peer that sends more loses its link."""
+EVENT_BYTES_MAX = 4 << 20
+"""Events, and their arguments, that may wait for their handlers; a peer that sends more loses its link."""
 
 
 class _Admitted(NamedTuple):
@@ -38,7 +40,11 @@ class _Admitted(NamedTuple):
 
 
 class Server:
-    """Runs handlers for the requests and events of one link."""
+    """Runs handlers for the requests and events of one link.
+
+    Attributes:
+        answers: room for what is answered and not sent yet; None: the peer is trusted to read.
+    """
 
     def __init__(
         self,
@@ -58,7 +64,9 @@ class Server:
         self._calls_max = calls_max
         self._waiting: dict[int, _Admitted] = {}
         self._tasks: dict[int, tuple[asyncio.Task[None], Handler]] = {}
-        self._events: asyncio.Queue[tuple[Handler, RequestMeta]] = asyncio.Queue(EVENTS_MAX)
+        self.answers: Budget | None = None
+        self._events: deque[tuple[Handler, RequestMeta, int]] = deque()
+        self._event_bytes = 0
         self._event_task: asyncio.Task[None] | None = None
         self._dropped_events = False
 
@@ -98,18 +106,18 @@ class Server:
 
     def on_event(self, frame: Frame, peer: Peer) -> None:
         """Take an EVENT frame; events run one after the other. Raises ProtocolError."""
-        head = unpack(frame.meta or b"", RequestMeta)
+        meta = frame.meta or b""
+        head = unpack(meta, RequestMeta)  # its arguments keep all of these bytes
         try:
             handler = self._handlers.find(head.op, peer)
+            _check_channel(head, handler, given=False)
         except StaddleError as error:
-            if not self._dropped_events:
-                log.warning("an event from %s was dropped, as all like it will be: %s", peer.name, error)
-            self._dropped_events = True
+            self._event_failed(head, peer, error)
             return
-        try:
-            self._events.put_nowait((handler, head))
-        except asyncio.QueueFull:
-            raise ProtocolError(f"{EVENTS_MAX} events wait already: the peer sends them too fast") from None
+        self._event_bytes += len(meta)
+        if len(self._events) >= EVENTS_MAX or self._event_bytes > EVENT_BYTES_MAX:
+            raise ProtocolError(f"{len(self._events)} events wait already: the peer sends them too fast")
+        self._events.append((handler, head, len(meta)))
         if self._event_task is None:
             self._event_task = asyncio.create_task(self._run_events(peer))
 
@@ -145,9 +153,7 @@ class Server:
         return _Admitted(head, handler, channel)
 
     def _check_fits(self, head: RequestMeta, handler: Handler, channel: Channel | None) -> None:
-        if handler.opens_channel != (channel is not None):
-            wanted = "opens a" if handler.opens_channel else "opens no"
-            raise StaddleError(f"{head.op} {wanted} channel", code="BAD_REQUEST")
+        _check_channel(head, handler, given=channel is not None)
         if head.size_bytes > handler.payload_bytes_max:
             raise StaddleError(
                 f"{head.op}: {head.size_bytes} bytes of payload, at most {handler.payload_bytes_max} fit",
@@ -166,7 +172,7 @@ class Server:
         head, channel = admitted.head, admitted.channel
         try:
             meta, answer = await self._call(admitted, payload, peer)
-            await send_split(self._writer, FrameType.REPLY, seq, meta, answer)
+            await self._send(seq, meta, answer)
         except StaddleError as error:
             self._answer_error(seq, error, channel)
         except asyncio.CancelledError:
@@ -187,22 +193,47 @@ class Server:
         data = check_payload(answer)
         return pack(ReplyMeta(len(data), msgspec.Raw(pack({} if back is None else back)))), data
 
+    async def _send(self, seq: int, meta: bytes, answer: Buffer) -> None:
+        """Raises Unavailable if the peer has not read what it asked for before."""
+        room = self.answers
+        if room is None:
+            await send_split(self._writer, FrameType.REPLY, seq, meta, answer)
+            return
+        room.take(len(answer))
+        try:
+            await send_split(self._writer, FrameType.REPLY, seq, meta, answer)
+        finally:
+            room.give_back(len(answer))
+
     async def _run_events(self, peer: Peer) -> None:
-        while not self._events.empty():
-            handler, head = self._events.get_nowait()
+        while self._events:
+            handler, head, size_bytes = self._events.popleft()
+            self._event_bytes -= size_bytes
             try:
                 args = decode_args(head, handler)
                 await handler.function(Call(peer, head.op, args, b"", self._link))
-            except StaddleError as error:
-                log.warning("event %s from %s %s: %s", head.op, peer.role, peer.name, error)
-            except Exception:
-                log.exception("event %s from %s %s failed", head.op, peer.role, peer.name)
+            except Exception as error:  # noqa: BLE001 - it is logged; nobody waits for an answer
+                self._event_failed(head, peer, error)
         self._event_task = None
+
+    def _event_failed(self, head: RequestMeta, peer: Peer, error: Exception) -> None:
+        """Logged once for a link: a peer that sends nothing else must not fill the log with it."""
+        if not self._dropped_events:
+            lines = None if isinstance(error, StaddleError) else error
+            text = "event %s from %s %s was dropped, and what fails after it is not told: %s"
+            log.warning(text, head.op[:64], peer.role, peer.name, error, exc_info=lines)
+        self._dropped_events = True
 
     def _answer_error(self, seq: int, error: StaddleError, channel: Channel | None) -> None:
         if channel is not None:
             channel.cancel(error)
         self._writer.now(FrameType.ERROR, seq=seq, meta=pack_error(error))
+
+
+def _check_channel(head: RequestMeta, handler: Handler, *, given: bool) -> None:
+    if handler.opens_channel != given:
+        wanted = "opens a" if handler.opens_channel else "opens no"
+        raise StaddleError(f"{head.op} {wanted} channel", code="BAD_REQUEST")
 
 
 def decode_args(head: RequestMeta, handler: Handler) -> Any:

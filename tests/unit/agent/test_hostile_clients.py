@@ -6,6 +6,7 @@ Each ends with the same verdict: the others are still served, and nothing of the
 import asyncio
 import os
 import random
+import threading
 import time
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from agentkit import GRID, SESSION, back_up, check, create, make_tree, restore, 
 from hostilekit import as_peer, at_agent, in_loop, refused, still_backs_up
 
 from staddle.api.transport import Peer
+from staddle.daemon.agent import reads
 from staddle.daemon.manager import admin, allowance
 from staddle.daemon.manager.admin import AdminDesk
 from staddle.engine.messages import (
@@ -325,3 +327,38 @@ async def test_questions_to_the_catalog_are_counted_by_client():
     assert not desk._asking
     with pytest.raises(StaddleError, match="stars"):
         check_find(Find(pattern="*" * 100))
+
+
+@in_loop
+async def test_a_client_that_asks_to_read_without_end_does_not_keep_others_waiting(monkeypatch):
+    monkeypatch.setattr(reads, "READ_WAIT_S", -reads.BATCH_TIMEOUT_S + 5.0)
+    go = threading.Event()
+    context = SimpleNamespace(
+        opened=lambda signed, kind: ReadTicket(
+            grid=GRID, backup=1, client=signed.decode(), domain="d", manager_epoch=1, expires_ns=1 << 62
+        ),
+        role=SimpleNamespace(grid=GRID),
+        keys=lambda domain: None,
+    )
+    desk = reads.ReadDesk(context, None)
+    monkeypatch.setattr(desk, "_manifest", lambda ticket, manifest: go.wait(60.0) and b"plain")
+
+    def read(name):
+        args = ReadManifest(signed=name.encode(), manifest=bytes(16))
+        return asyncio.create_task(desk._read_manifest(Call(Peer(name, "client"), "read", args, b"", None)))
+
+    try:
+        many = [read("greedy") for _ in range(1000)]
+        done, waiting = await asyncio.wait(many, timeout=1.0)
+        assert len(waiting) == reads.PEER_READS_MAX
+        assert {each.exception().code for each in done} == {"BUSY"}
+        # Who waits too long is told so in words that it can act on.
+        late, _ = await asyncio.wait([read("honest")])
+        assert (late.pop().exception().code, desk._waiting["honest"]) == ("BUSY", 0)
+        go.set()
+        assert (await read("honest"))[1] == b"plain"
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert not +desk._waiting
+    finally:
+        go.set()
+        await asyncio.to_thread(desk.close)

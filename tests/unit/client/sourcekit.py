@@ -21,10 +21,10 @@ LATE_NS = 1 << 62  # a base that began after any change
 class Read:
     """What a source made of a tree."""
 
-    def __init__(self, root, base=None, hook=None, source=None, *, inside=(), exclude=()):
+    def __init__(self, root, base=None, hook=None, source=None, *, inside=(), exclude=(), read_at_ns=LATE_NS):
         self.warnings = []
         self.tally = Tally(lambda path, why: self.warnings.append((path, why)))
-        self.source = source or Source(base or BaseIndex(0), self.tally)
+        self.source = source or Source(base or BaseIndex(0), self.tally, lambda: read_at_ns)
         found = scan(WalkOrder(map(os.fsencode, [root, *inside])), Excludes(exclude), self.tally.warn)
         # All is found before anything is read, so that a test can change the tree between.
         self.founds = list(found)

@@ -10,7 +10,7 @@ from staddle.client.policy import Overwrite
 from staddle.data.entries import EntryRows, EntryType
 from staddle.errors import StaddleError, UsageError
 
-from .kit import Stored, manifest_of, restored, store
+from .kit import Stored, below, manifest_of, restored, store
 from .restorekit import stored_rows
 
 # --- owners -----------------------------------------------------------------------------------------------
@@ -170,3 +170,27 @@ def test_a_manifest_may_have_more_rows_than_are_worked_on_at_once(tmp_path, monk
     for number in range(100):
         assert os.stat(tmp_path / f"to/d{number // 9}/f{number}").st_mtime_ns == number
         assert os.readlink(tmp_path / f"to/link{number}") == str(number)
+
+
+def test_a_file_that_shares_its_inode_with_another_one_becomes_a_file_of_its_own(tmp_path):
+    root, outside = tmp_path / "from", tmp_path / "outside"
+    root.mkdir()
+    for name, mode in (("a", 0o600), ("b", 0o644), ("c", 0o640)):
+        (root / name).write_bytes(b"same size")
+        (root / name).chmod(mode)
+        os.utime(root / name, ns=(0, 0))
+    stored, _ = store(root)
+    outcome = restored(stored, tmp_path / "to")
+    place = below(tmp_path / "to", root)
+    there = [os.path.join(place, name) for name in "abc"]
+    os.unlink(there[1])
+    os.link(there[0], there[1])
+    os.rename(there[2], outside)
+    outside.chmod(0o400)
+    os.link(outside, there[2])
+    outcome = restored(stored, tmp_path / "to")
+    assert outcome.warnings == []
+    assert [stat.S_IMODE(os.stat(name).st_mode) for name in there] == [0o600, 0o644, 0o640]
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o400, "nothing is set on what lies elsewhere"
+    again = restored(stored, tmp_path / "to")
+    assert again.summary.unchanged == 3

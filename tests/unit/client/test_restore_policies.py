@@ -249,9 +249,10 @@ def test_delete_leaves_what_another_restore_is_writing_and_nothing_else_of_a_lik
         living.discard(fresh)
 
 
-def test_nothing_is_deleted_where_the_backup_is_not_wholly_known(small, tmp_path):
+@pytest.mark.parametrize("state", ["incomplete", "warnings"])
+def test_nothing_is_deleted_where_the_backup_may_lack_what_was_there(small, tmp_path, state):
     stored, _ = store(small)
-    stored.state = "incomplete"
+    stored.state = state
     place = below(tmp_path / "to", small)
     os.makedirs(place)
     with open(os.path.join(place, "extra"), "wb"):

@@ -1,5 +1,6 @@
 """Taking over the job of a killed client: who may, and what is left to be done."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,13 +10,19 @@ import pytest
 from hypothesis import given, strategies
 
 from staddle.api.transport import Credentials
+from staddle.client.base import BaseIndex
 from staddle.client.connection import ClientSettings
+from staddle.client.exclude import Excludes
 from staddle.client.resume import Claim, Taken
-from staddle.client.scan import Found, split
-from staddle.client.units import Tally
+from staddle.client.scan import Found, scan, split
+from staddle.client.source import Source
+from staddle.client.units import Tally, Units
 from staddle.data.entries import EntryFlag, EntryRows, EntryType
 from staddle.data.manifest import Chunks, Manifest, ManifestHead
 from staddle.data.records import PartRecord, decode_record
+from staddle.platform import fsattrs
+
+from .sourcekit import Read, base_of
 
 
 def settings(where, **other):
@@ -252,3 +259,77 @@ def test_every_path_is_either_held_or_left(names, data):
     found, _, _ = taken(manifest([(path, EntryType.FIFO, 0, 0, 0) for path in sorted(held)]))
     left = [each.path for each in found.left(iter(scanned(*paths)), Names())]
     assert left == [path for path in paths if path not in held]
+
+
+# --- other names of what is held ------------------------------------------------------------------
+
+
+def resumed(before, root):
+    """Kinds, link targets and warnings of what a process reads after one that has sent `before`."""
+    warned = []
+    tally = Tally(lambda path, message: warned.append((path, message)))
+    found, source = Taken(tally), Source(BaseIndex(0), tally)
+    for each in base_of(before)[1]:
+        found.add(each)
+    found.build()
+    rows = {}
+    now = scan([os.fsencode(root)], Excludes([]), tally.warn)
+    for record in source.records(Units(found.left(now, source))):
+        batch = decode_record(record.meta, len(record.payload)).batch
+        for row, path in enumerate(batch.paths()):
+            rows[os.path.basename(path)] = EntryType(int(batch.columns["type"][row])), batch.link(row)
+    return rows, warned
+
+
+@pytest.mark.parametrize("size", [10, 2 << 20])
+def test_another_name_of_what_is_held_is_a_link_to_it(tmp_path, size):
+    (tmp_path / "a").write_bytes(b"x" * size)
+    os.link(tmp_path / "a", tmp_path / "z")
+    rows, warned = resumed(Read(tmp_path, exclude=["z"]), tmp_path)
+    assert rows == {b"z": (EntryType.HARDLINK, os.fsencode(tmp_path / "a"))}
+    assert warned == []
+
+
+@pytest.mark.parametrize("how", ["replaced", "written to"])
+def test_another_name_of_what_has_changed_since_it_was_sent_has_its_own_content(tmp_path, how):
+    (tmp_path / "a").write_bytes(b"before")
+    os.link(tmp_path / "a", tmp_path / "z")
+    before = Read(tmp_path, exclude=["z"])
+    if how == "replaced":
+        (tmp_path / "new").write_bytes(b"after!")
+        (tmp_path / "new").rename(tmp_path / "a")
+    else:
+        (tmp_path / "a").write_bytes(b"after!")
+    (tmp_path / "z").unlink()
+    os.link(tmp_path / "a", tmp_path / "z")
+    rows, warned = resumed(before, tmp_path)
+    assert rows == {b"z": (EntryType.FILE, b"")}
+    assert [path for path, _ in warned] == [os.fsencode(tmp_path / "a")]
+
+
+def test_no_link_leads_to_a_link(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    os.link(tmp_path / "a", tmp_path / "b")
+    os.link(tmp_path / "a", tmp_path / "z")
+    before = Read(tmp_path, exclude=["z"])
+    assert before.of(tmp_path / "b")[1] is EntryType.HARDLINK
+    (tmp_path / "a").unlink()
+    rows, warned = resumed(before, tmp_path)
+    assert rows == {b"z": (EntryType.FILE, b"")}
+    assert warned == []
+
+
+def test_what_the_job_holds_without_all_its_attributes_is_a_warning_again(tmp_path, monkeypatch):
+    def refused(place, name):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x")
+    os.setxattr(tmp_path / "b", b"user.name", b"value")
+    with monkeypatch.context() as patch:
+        patch.setattr(fsattrs, "get_xattr", refused)
+        before = Read(tmp_path)
+    assert {os.fsencode(tmp_path / "b")} == {path for path, _ in before.warnings}
+    rows, warned = resumed(before, tmp_path)
+    assert rows == {}
+    assert [path for path, _ in warned] == [os.fsencode(tmp_path / "b")]

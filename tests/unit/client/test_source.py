@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from staddle.client.base import BaseIndex
 from staddle.client.scan import Found
+from staddle.client.source import Source
 from staddle.client.units import BATCH_META_BYTES, SMALL_BYTES_MAX, Tally, Units
 from staddle.data.entries import EntryFlag, EntryType
 from staddle.data.records import PAYLOAD_BYTES_MAX
@@ -83,6 +84,18 @@ def test_hard_links_have_their_content_once(tmp_path, size):
     assert list(read.contents) == [os.fsencode(tmp_path / "a")]
     assert read.of(tmp_path / "b")[1:] == (EntryType.HARDLINK, 0, os.fsencode(tmp_path / "a"))
     assert read.tally.files == 2
+
+
+@pytest.mark.parametrize("size", [10, MIB * 2])
+def test_a_file_with_the_inode_of_one_that_is_gone_is_no_other_name_of_it(tmp_path, size):
+    (tmp_path / "y").write_bytes(bytes([1]) * size)
+    os.link(tmp_path / "y", tmp_path / "z")
+    source = Source(BaseIndex(0), Tally())
+    # "a" was read, and removed with all its names; the file system has given its inode to "y".
+    source.names_first(Found(os.fsencode(tmp_path), b"a", (tmp_path / "y").lstat()))
+    read = Read(tmp_path, source=source)
+    assert read.contents == {os.fsencode(tmp_path / "y"): bytes([1]) * size}
+    assert read.of(tmp_path / "z")[1:] == (EntryType.HARDLINK, 0, os.fsencode(tmp_path / "y"))
 
 
 @pytest.mark.parametrize("size", [10, MIB * 2])
@@ -232,6 +245,18 @@ def test_a_file_that_changed_just_before_the_base_began_is_read_again(tmp_path):
         assert Read(tmp_path, index).tally.bytes_unchanged == unchanged
 
 
+@pytest.mark.parametrize("size", [1, 2 * MIB])
+def test_a_file_that_changed_just_before_it_was_read_is_read_again_whatever_the_managers_clock(
+    tmp_path, size
+):
+    (tmp_path / "f").write_bytes(bytes([1]) * size)
+    ctime_ns = (tmp_path / "f").stat().st_ctime_ns
+    for read_at_ns, unchanged in [(ctime_ns - 10**9, 0), (ctime_ns, 0), (ctime_ns + 3 * 10**9, size)]:
+        index, _ = base_of(Read(tmp_path, read_at_ns=read_at_ns), LATE_NS)
+        index.build()
+        assert Read(tmp_path, index).tally.bytes_unchanged == unchanged
+
+
 def test_files_that_had_a_warning_are_read_again(tmp_path):
     (tmp_path / "f").write_bytes(b"x" * 10)
     first = Read(tmp_path, hook=lambda: (tmp_path / "f").write_bytes(b"y" * 10))
@@ -263,6 +288,24 @@ def test_records_made_again_leave_bad_containers_out(tmp_path):
     contents = b"".join(bytes(record.payload) for record in again)
     assert contents == b"01234"
     assert second.tally.files == 5, "made again, not counted again"
+
+
+@pytest.mark.parametrize("size", [10, 2 * MIB])
+@pytest.mark.parametrize("trouble", ["vanishes", "changes"])
+def test_what_goes_wrong_with_a_file_that_is_read_after_all_is_a_warning(tmp_path, size, trouble):
+    (tmp_path / "f").write_bytes(b"x" * size)
+    index, manifests = base_of(Read(tmp_path))
+    index.build()
+    second = Read(tmp_path, index)
+    assert second.contents == {}
+    assert second.warnings == []
+    if trouble == "vanishes":
+        (tmp_path / "f").unlink()
+    else:
+        (tmp_path / "f").write_bytes(b"y" * size)
+    list(second.source.remake(second.records, manifests[0].chunks.containers))
+    assert {path for path, _ in second.warnings} == {os.fsencode(tmp_path / "f")}
+    assert second.tally.warnings == len(second.warnings), "the job ends with warnings"
 
 
 def test_records_are_made_again_from_the_files_when_the_base_is_refused(tmp_path):

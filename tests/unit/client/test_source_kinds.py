@@ -1,5 +1,6 @@
 """Every kind of entry, its further metadata, and records that would become too long."""
 
+import errno
 import os
 import stat
 import sys
@@ -161,6 +162,25 @@ def test_a_base_that_has_none_is_made_good(tagged, monkeypatch):
     again = Read(tagged, index)
     assert again.contents == {}
     assert names_of(again, tagged) == WANTED
+
+
+def test_what_a_backup_lacks_of_a_files_attributes_the_next_one_has_or_warns_of_too(tagged, monkeypatch):
+    def refused(place, name):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    files = {key(tagged / name) for name in ("small", "big")}
+    with monkeypatch.context() as patch:
+        patch.setattr(fsattrs, "get_xattr", refused)
+        first = Read(tagged)
+        index, _ = base_of(first)
+        index.build()
+        second = Read(tagged, index)
+    assert second.contents == {}
+    assert files < {path for path, _ in first.warnings} == {path for path, _ in second.warnings}
+    third = Read(tagged, index)
+    assert third.contents == {}
+    assert third.warnings == []
+    assert names_of(third, tagged) == WANTED
 
 
 @pytest.mark.parametrize("name", ["small", "big"])

@@ -15,7 +15,7 @@ from staddle.client.reading import HOLE_BYTES_MIN
 from staddle.client.scan import Found
 from staddle.client.source import Source
 from staddle.client.units import SMALL_BYTES_MAX, Tally, Units
-from staddle.data.entries import EntryFlag
+from staddle.data.entries import EntryFlag, EntryType
 from staddle.data.records import decode_record
 from staddle.platform import fsattrs
 
@@ -71,6 +71,18 @@ def test_a_file_larger_than_any_disk_takes_a_few_records(tmp_path):
     assert records[-1].last
     assert int(records[-1].batch.columns["size"][0]) == size
     assert tally.bytes_read < 3 * MIB
+
+
+def test_the_second_name_of_a_file_larger_than_the_memory_takes_none(tmp_path):
+    holes(tmp_path / "a", 3 << 40, [])
+    os.link(tmp_path / "a", tmp_path / "b")
+    status = os.lstat(tmp_path / "a")
+    source = Source(BaseIndex(0), Tally())
+    *_, last = [
+        decode_record(record.meta, len(record.payload))
+        for record in source.records(Units(Found(key(tmp_path), name, status) for name in (b"a", b"b")))
+    ]
+    assert last.batch.columns["type"].tolist() == [EntryType.HARDLINK]
 
 
 def test_without_seek_hole_zeros_are_read(tmp_path, monkeypatch):

@@ -3,7 +3,9 @@
 Reckoned from half of one: everything here grows with the rows.
 """
 
+import gc
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -97,3 +99,22 @@ def test_a_full_manifest_is_small(full):
         tracemalloc.stop()
     assert PART * len(manifest.entries) == SEGMENT_ROWS_MAX
     assert PART * peak_bytes < 16 * MIB, f"{PART * peak_bytes / MIB:.0f} MiB"
+
+
+@pytest.mark.parametrize("ends", ["finished", "given up"])
+def test_a_segment_that_has_ended_waits_for_no_collection_of_garbage(ends):
+    shared = Pipeline(SETTINGS)
+    gc.collect()
+    gc.disable()
+    try:
+        with SegmentBuilder(shared, plan_of(Medium()), head()) as builder:
+            meta, payload = record(0, base=False)
+            builder.add(decode_record(meta, len(payload)), payload)
+            left = [weakref.ref(builder), weakref.ref(builder._runner), weakref.ref(builder._collector)]
+            if ends == "finished":
+                builder.finish(1)
+        del builder
+        assert [each() for each in left] == [None, None, None]
+    finally:
+        gc.enable()
+        shared.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ import msgspec
 import numpy as np
 
 from staddle import typed
+from staddle.api.transport import Peer
 from staddle.daemon.agent.context import AgentContext
 from staddle.daemon.agent.locator import Locator
 from staddle.data.crypto import DomainKeys
 from staddle.data.manifest import ZERO_REGION, ManifestHead
 from staddle.data.reader import ChunkReader
-from staddle.errors import Corrupt, Denied, UsageError
+from staddle.errors import Corrupt, Denied, Unavailable, UsageError
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops.base import Nothing, register
 from staddle.wire.ops.data import READ_CHUNKS, READ_MANIFEST, ReadChunks, ReadManifest
@@ -29,6 +31,8 @@ CHUNKS_RAW_BYTES_MAX = 32 << 20
 CHUNK_ROWS_MAX = 1 << 16
 READS_MAX = 2
 """Answers made at once; each takes about 50 MiB."""
+PEER_READS_MAX = 32
+"""Answers that one client may wait for: others wait behind them."""
 READ_WAIT_S = 60.0
 BATCH_RAW_BYTES = 4 << 20
 BATCH_TIMEOUT_S = 90.0
@@ -47,6 +51,7 @@ class ReadDesk:
         self._locator = locator
         self._pool = ThreadPoolExecutor(READS_MAX, thread_name_prefix="read")
         self._turns = asyncio.Semaphore(READS_MAX)
+        self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._readers: list[tuple[str, ChunkReader]] = []
 
@@ -73,17 +78,28 @@ class ReadDesk:
             raise Denied("the ticket to read this backup has run out", hint="open the backup again")
         return ticket
 
-    async def _run(self, function: Any, *args: Any) -> Any:
-        """In a thread, a few at a time: the answers are large."""
-        async with asyncio.timeout(READ_WAIT_S + BATCH_TIMEOUT_S), self._turns:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+    async def _run(self, peer: Peer, function: Any, *args: Any) -> Any:
+        """In a thread, a few at a time: the answers are large. Raises Unavailable."""
+        busy = Unavailable("this agent reads for others", hint="ask again", code="BUSY", scope="agent")
+        if peer.role == "client" and self._waiting[peer.name] >= PEER_READS_MAX:
+            raise busy
+        self._waiting[peer.name] += 1
+        try:
+            async with asyncio.timeout(READ_WAIT_S + BATCH_TIMEOUT_S), self._turns:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        except TimeoutError:
+            raise busy from None
+        finally:
+            self._waiting[peer.name] -= 1
+            if not self._waiting[peer.name]:
+                del self._waiting[peer.name]
 
     # --- manifests ------------------------------------------------------------------------------------
 
     async def _read_manifest(self, call: Call) -> tuple[Nothing, bytes]:
         args: ReadManifest = call.args
         ticket = self._ticket(args.signed, call)
-        return Nothing(), await self._run(self._manifest, ticket, args.manifest)
+        return Nothing(), await self._run(call.peer, self._manifest, ticket, args.manifest)
 
     def _manifest(self, ticket: ReadTicket, manifest_id: bytes) -> bytes:
         plain = self._locator.plain_manifest(manifest_id, self._context.keys(ticket.domain))
@@ -99,7 +115,7 @@ class ReadDesk:
     async def _read_chunks(self, call: Call) -> tuple[Nothing, bytearray]:
         args: ReadChunks = call.args
         ticket = self._ticket(args.signed, call)
-        return Nothing(), await self._run(self._chunks, ticket, args)
+        return Nothing(), await self._run(call.peer, self._chunks, ticket, args)
 
     def _chunks(self, ticket: ReadTicket, args: ReadChunks) -> bytearray:
         keys = self._context.keys(ticket.domain)

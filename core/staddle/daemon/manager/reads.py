@@ -19,7 +19,7 @@ from staddle.engine.gc import decide_copy_lost
 from staddle.engine.manager import LibraryChange, library_change
 from staddle.engine.messages import CopyOf
 from staddle.engine.tables import Backup, BackupState, MediumStatus, Object, SegmentRow
-from staddle.errors import Denied, NotFound
+from staddle.errors import Denied, NotFound, UsageError
 from staddle.wire.handlers import Call, Handlers
 from staddle.wire.ops import agents as agent_ops
 from staddle.wire.ops import reading as wire
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 READ_TICKET_NS = 24 * 3600 * 1_000_000_000
 RECENT_CHANGES_MAX = 20_000
 CHANGES_PER_ANSWER = 512
+_CLIENTS_SHOWN = 20
 _LISTED = (
     *("id", "client", "name", "state", "started_ns", "finished_ns"),
     *("files", "dirs", "bytes_read", "bytes_stored", "warnings"),
@@ -76,7 +77,9 @@ class ReadDesk:
     async def _open(self, call: Call) -> wire.OpenedBackup:
         self._adoption.check_serving()
         args: wire.OpenBackup = call.args
-        backup = self._find(args.backup, args.name)
+        if call.peer.role == "client":
+            args = msgspec.structs.replace(args, client=args.client or call.peer.name)
+        backup = self._find(args)
         if call.peer.role == "client" and backup.client != call.peer.name:
             raise Denied(f"backup {backup.id} is another client's")
         ticket = wire.ReadTicket(
@@ -103,19 +106,32 @@ class ReadDesk:
             fingerprint_key=self._presence.fingerprint_key(backup.domain),
         )
 
-    def _find(self, number: int, name: str) -> Backup:
+    def _find(self, args: wire.OpenBackup) -> Backup:
+        """By its number, whosever it is; or the newest one that fits."""
         backups = self._manager.state.backups
-        if number:
-            found = backups.get(number)
+        if args.backup:
+            found = backups.get(args.backup)
             if found is None or found.state is BackupState.PRUNED:
-                raise NotFound(f"there is no backup {number}", hint="`staddle ls` shows them")
+                raise NotFound(f"there is no backup {args.backup}", hint="`staddle ls` shows them")
             return found
         good = {BackupState.COMPLETE, BackupState.WARNINGS}
-        for backup in reversed(backups.values()):
-            if backup.state in good and (not name or backup.name == name):
-                return backup
-        what = f" of the name {name!r}" if name else ""
-        raise NotFound(f"there is no finished backup{what}", hint="`staddle ls` shows all of them")
+        newest: dict[str, Backup] = {}
+        for backup in backups.values():
+            if backup.state in good and (not args.name or backup.name == args.name):
+                newest[backup.client] = backup
+        what = f" of the name {args.name!r}" if args.name else ""
+        if args.client:
+            newest = {client: backup for client, backup in newest.items() if client == args.client}
+            what += f" of client {args.client!r}"
+        if not newest:
+            raise NotFound(f"there is no finished backup{what}", hint="`staddle ls` shows all of them")
+        if len(newest) > 1:
+            # Any client may call its backups as another one does: which of them is meant is not guessed.
+            clients = ", ".join(sorted(newest)[:_CLIENTS_SHOWN])
+            raise UsageError(
+                f"{len(newest)} clients have backups{what}: {clients}", hint="choose one with --client"
+            )
+        return newest.popitem()[1]
 
     def agents(self) -> list[wire.AgentRef]:
         """The agents that are there now, all others behind them: they may be back when they are tried."""

@@ -15,10 +15,11 @@ STARS_MAX = 32
 
 
 class OpenBackup(msgspec.Struct, frozen=True, kw_only=True):
-    """Ask to read a backup: `backup` is its number, or 0 with `name` for the newest of that name."""
+    """Ask to read a backup: `backup` is its number, or 0: the newest one of `name` and `client`, if given."""
 
     backup: Number = 0
     name: Name = ""
+    client: Name = ""
 
 
 class ListBackups(msgspec.Struct, frozen=True, kw_only=True):
