@@ -78,12 +78,13 @@ def test_setup_is_instant_until_a_setting_changes(dev, monkeypatch, tmp_path):
     monkeypatch.setattr(dev, "run", lambda argv, **kwargs: runs.append(argv) or 0)
     dev.setup()
     dev.setup()
-    assert len(runs) == 1
+    assert len(runs) == 2
     assert runs[0][-3:] == ["-e", ".[manager,testing]", "ruff"]
+    assert runs[1][1:3] == ["-m", "compileall"]
     (tmp_path / "contrib" / "example").mkdir(parents=True)
     (tmp_path / "contrib" / "example" / "pyproject.toml").write_text("")
     dev.setup()
-    assert runs[1][-3:] == ["-e", str(tmp_path / "contrib" / "example"), "ruff"]
+    assert runs[2][-3:] == ["-e", str(tmp_path / "contrib" / "example"), "ruff"]
     (tmp_path / "pins.txt").write_text("a==2\n")
     monkeypatch.setattr(dev, "run", lambda argv, **kwargs: 1)
     with pytest.raises(dev.Refused):

@@ -140,13 +140,13 @@ def test_a_medium_is_not_blamed_for_what_its_host_is_short_of(volume, monkeypatc
     name = "c0/7f/" + "0" * 48
     error = OSError(number, os.strerror(number))
     with monkeypatch.context() as patch:
-        patch.setattr(directory_root.os, "stat", failing(error))
+        patch.setattr(directory_root.os, "lstat", failing(error))
         with pytest.raises(MediumFailed, match="look at the label") as caught:
             volume.put(name, [b"data"], blake3.blake3(b"data").digest(), Deadline(20.0))
         assert (caught.value.scope, caught.value.retry) == ("path", "after")
     volume.put(name, [b"data"], blake3.blake3(b"data").digest(), Deadline(20.0))
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.open", failing(error))
+        patch.setattr("staddle.platform.plainfile.os.open", failing(error))
         with pytest.raises(MediumFailed) as caught:
             volume.get(name, 0, 4, Deadline(20.0))
         assert (caught.value.scope, caught.value.retry) == ("path", "after")

@@ -305,7 +305,7 @@ def test_an_address_that_is_none_is_an_error_like_any_other(url):
 
 
 def test_answers_that_a_peer_does_not_read_are_bounded_over_all_of_its_links(monkeypatch):
-    monkeypatch.setattr(admission, "ANSWER_BYTES_MAX", 32 * MIB)
+    monkeypatch.setattr(admission, "MEMBER_BYTES_MAX", 32 * MIB)
     made = handlers()
 
     async def big(call):
@@ -330,7 +330,7 @@ def test_answers_that_a_peer_does_not_read_are_bounded_over_all_of_its_links(mon
             await close_all(deaf)
             await link.close()
             await until(lambda: not server.links)
-            assert not server.admission._answers
+            assert not server.admission._rooms
             await server.close(0.1)
 
     run(work())
@@ -359,6 +359,41 @@ def test_large_events_of_a_peer_that_floods_do_not_fill_the_memory_nor_the_log(c
             caplog.clear()
             assert await attack(server, (small + opens) * 400, encode_head(FrameType.CLOSE)) == []
             assert len(caplog.records) == 1, "one line for each link"
+            await server.close(0.1)
+
+    run(work())
+
+
+def test_payloads_that_a_peer_announces_are_bounded_over_all_of_its_links(monkeypatch):
+    monkeypatch.setattr(admission, "MEMBER_BYTES_MAX", 32 * MIB)
+    made = handlers()
+
+    async def large(call):
+        return {"bytes": len(call.payload)}
+
+    made.add("large", large, roles=["client"], payload_bytes_max=16 * MIB)
+
+    async def work():
+        with tempfile.TemporaryDirectory() as directory:
+            server = await serve(f"unix://{directory}/s", NO_CREDENTIALS, MANAGER, made)
+            tracemalloc.start()
+            asks = [request("large", seq, size=16 * MIB, flags=Flag.MORE) for seq in range(1, 9)]
+            halves = [await linger(server, HELLO, *asks) for _ in range(4)]
+            await until(lambda: sum(len(each._server._waiting) for each in server.links) == 2)
+            assert tracemalloc.get_traced_memory()[1] < 48 * MIB
+            tracemalloc.stop()
+            other = Hello(name="other", role="client")
+            link = await connect(server.url, NO_CREDENTIALS, other, expect_role="manager")
+            assert (await link.request("large", payload=bytes(16 * MIB))).args == {"bytes": 16 * MIB}
+            await close_all(halves)
+            await until(lambda: len(server.links) == 1)
+            again = await connect(server.url, NO_CREDENTIALS, CLIENT, expect_role="manager")
+            for _ in range(4):
+                assert (await again.request("large", payload=bytes(16 * MIB))).args == {"bytes": 16 * MIB}
+            await again.close()
+            await link.close()
+            await until(lambda: not server.links)
+            assert not server.admission._rooms
             await server.close(0.1)
 
     run(work())

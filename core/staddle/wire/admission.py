@@ -22,8 +22,8 @@ JOINERS_MAX = 32
 """Of them, those of peers without a certificate."""
 JOINER_S = 60.0
 """How long such a peer may stay: it has two requests to make."""
-ANSWER_BYTES_MAX = 512 << 20
-"""Of one member's answers, over all of its links, that are made and not sent: it may ask, and not read."""
+MEMBER_BYTES_MAX = 512 << 20
+"""Of one member's requests that are not worked off and answers that are not sent, over all of its links."""
 
 
 class Admission:
@@ -38,7 +38,7 @@ class Admission:
         self._ungreeted: dict[Link, None] = {}
         self._joiners: dict[Link, asyncio.TimerHandle] = {}
         self._of_peer: dict[tuple[str, str], int] = {}
-        self._answers: dict[tuple[str, str], Budget] = {}
+        self._rooms: dict[tuple[str, str], Budget] = {}
         self._peers: dict[Link, tuple[str, str]] = {}
 
     def connected(self, link: Link) -> bool:
@@ -52,7 +52,7 @@ class Admission:
         return True
 
     def greeted(self, link: Link) -> Budget:
-        """The peer is known now: the room for its answers. Raises Unavailable."""
+        """The peer is known now: the room for its payloads. Raises Unavailable."""
         self._ungreeted.pop(link, None)
         key = (link.peer.role, link.peer.name)
         if link.peer.role == JOINER:
@@ -67,8 +67,8 @@ class Admission:
             )
         self._peers[link] = key
         self._of_peer[key] = self._of_peer.get(key, 0) + 1
-        hint = "read answers before you ask for more"
-        return self._answers.setdefault(key, Budget(ANSWER_BYTES_MAX, hint))
+        hint = "send less at once, and read answers before you ask for more"
+        return self._rooms.setdefault(key, Budget(MEMBER_BYTES_MAX, hint))
 
     def ended(self, link: Link) -> None:
         """Its connection is gone."""
@@ -78,7 +78,7 @@ class Admission:
         if key is not None:
             self._of_peer[key] -= 1
             if not self._of_peer[key]:
-                del self._of_peer[key], self._answers[key]
+                del self._of_peer[key], self._rooms[key]
 
     def _forget(self, link: Link) -> None:
         self._ungreeted.pop(link, None)

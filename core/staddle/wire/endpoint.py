@@ -151,7 +151,7 @@ async def serve(
     server = Server()
 
     def ready(link: Link) -> None:
-        link._server.answers = server.admission.greeted(link)  # noqa: SLF001 - made here
+        link._server.room = server.admission.greeted(link)  # noqa: SLF001 - made here
         if on_link is not None:
             on_link(link)
 

@@ -43,7 +43,8 @@ class Server:
     """Runs handlers for the requests and events of one link.
 
     Attributes:
-        answers: room for what is answered and not sent yet; None: the peer is trusted to read.
+        room: of the peer, over all of its links: for requests' payloads until they are worked off, and for
+            what is answered until it is sent. None: the peer is trusted.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Server:
         self._calls_max = calls_max
         self._waiting: dict[int, _Admitted] = {}
         self._tasks: dict[int, tuple[asyncio.Task[None], Handler]] = {}
-        self.answers: Budget | None = None
+        self.room: Budget | None = None
         self._events: deque[tuple[Handler, RequestMeta, int]] = deque()
         self._event_bytes = 0
         self._event_task: asyncio.Task[None] | None = None
@@ -99,7 +100,7 @@ class Server:
         if self._assembler.abandon(FrameType.REQUEST, seq):
             waiting = self._waiting.pop(seq, None)
             if waiting is not None:
-                self._budget.give_back(waiting.head.size_bytes)
+                self._release(waiting.head.size_bytes)
         task, handler = self._tasks.get(seq, (None, None))
         if task is not None and handler is not None and handler.cancellable:
             task.cancel()
@@ -123,7 +124,8 @@ class Server:
 
     def fail(self) -> None:
         """The link is lost: cancel what may be cancelled, let the rest run to its end."""
-        self._waiting.clear()
+        while self._waiting:
+            self._release(self._waiting.popitem()[1].head.size_bytes)
         for task, handler in self._tasks.values():
             if handler.cancellable:
                 task.cancel()
@@ -144,13 +146,27 @@ class Server:
         try:
             handler = self._handlers.find(head.op, peer)
             self._check_fits(head, handler, channel)
-            self._budget.take(head.size_bytes)
+            self._reserve(head.size_bytes)
         except ProtocolError:
             raise
         except StaddleError as error:
             self._answer_error(seq, error, channel)
             return None
         return _Admitted(head, handler, channel)
+
+    def _reserve(self, n_bytes: int) -> None:
+        self._budget.take(n_bytes)
+        if self.room is not None:
+            try:
+                self.room.take(n_bytes)
+            except StaddleError:
+                self._budget.give_back(n_bytes)
+                raise
+
+    def _release(self, n_bytes: int) -> None:
+        self._budget.give_back(n_bytes)
+        if self.room is not None:
+            self.room.give_back(n_bytes)
 
     def _check_fits(self, head: RequestMeta, handler: Handler, channel: Channel | None) -> None:
         _check_channel(head, handler, given=channel is not None)
@@ -183,7 +199,7 @@ class Server:
             self._answer_error(seq, _failed(head.op, self._link.own_name, error), channel)
         finally:
             del self._tasks[seq]
-            self._budget.give_back(head.size_bytes)
+            self._release(head.size_bytes)
 
     async def _call(self, admitted: _Admitted, payload: Buffer, peer: Peer) -> tuple[bytes, Buffer]:
         head, handler, channel = admitted
@@ -195,7 +211,7 @@ class Server:
 
     async def _send(self, seq: int, meta: bytes, answer: Buffer) -> None:
         """Raises Unavailable if the peer has not read what it asked for before."""
-        room = self.answers
+        room = self.room
         if room is None:
             await send_split(self._writer, FrameType.REPLY, seq, meta, answer)
             return

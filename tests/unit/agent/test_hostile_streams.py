@@ -5,10 +5,14 @@ Each ends with the same verdict: the others are still served, and nothing of the
 
 import asyncio
 
+import msgspec
 import pytest
 from agentkit import SESSION, create, running, until
 from hostilekit import at_agent, in_loop, still_backs_up
+from test_agent_streams import assigned
 
+from staddle.daemon.agent import streams
+from staddle.daemon.agent.streams import STREAMS_MAX
 from staddle.engine.messages import (
     Assign,
     Cause,
@@ -93,3 +97,34 @@ async def test_floods_of_requests_at_an_agent_keep_nobody_out(tmp_path):
             assert all(isinstance(result, StaddleError) for result in results)
         finally:
             await link.close()
+
+
+@in_loop
+async def test_streams_that_send_nothing_make_room_for_another_client(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "SILENT_S", 0.2)
+    async with running(tmp_path / "h") as grid:
+        ticket, _ = await assigned(grid)
+        desk, links = grid.agent.streams, []
+
+        async def opened(client, job):
+            changed = msgspec.structs.replace(ticket, job=job, client=client)
+            signed = grid.signer.sign(msgspec.msgpack.encode(changed))
+            links.append(await at_agent(grid, client))
+            await links[-1].open_channel(OPEN_STREAM.name, OpenStream(signed=signed), timeout_s=5.0)
+
+        try:
+            for job in range(100, 100 + STREAMS_MAX):
+                await opened("c2", job)
+            await until(lambda: all(stream.silent_s > 0.2 for stream in desk._all))
+            await opened("c3", 200)
+            held = sorted(stream.ticket.client for stream in desk._all)
+            assert held == ["c2"] * (STREAMS_MAX - 1) + ["c3"]
+            monkeypatch.setattr(streams, "SLOT_WAIT_S", 0.2)
+            await until(lambda: all(stream.silent_s > 0.2 for stream in desk._all))
+            with pytest.raises(StaddleError) as caught:
+                await opened("c2", 300)
+            assert caught.value.code == "BUSY"
+            assert sorted(stream.ticket.client for stream in desk._all) == held
+        finally:
+            for link in links:
+                await link.close(0.5)

@@ -103,6 +103,11 @@ class SegmentWorker:
         """No further record belongs to this segment: store it."""
         self._queue.put(segment)
 
+    @property
+    def storing(self) -> bool:
+        """Is a closed segment on its way to the media."""
+        return self._finishing is not None
+
     def cancel(self) -> None:
         """Give up what is not stored. `Events.on_ended` follows. Idempotent."""
         with self._lock:

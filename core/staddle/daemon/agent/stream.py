@@ -67,12 +67,19 @@ class ServedStream:
         self._full = False
         self._owed_bytes = 0
         self._packed = b""
+        self._heard_ns = _now_ns()
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_MAX)
         self._last_word: StaddleError | None = None
         self._stopped = False
         self._threads_gone = asyncio.Event()
         self._committing: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def silent_s(self) -> float:
+        """For how long its client has sent nothing, though nothing of ours kept it from that."""
+        at_work = self._in_worker or self._inbox or self._worker.storing or self._committing is not None
+        return 0.0 if at_work else (_now_ns() - self._heard_ns) / 1e9
 
     def begin(self) -> None:
         """Serve: from now on records are taken."""
@@ -103,6 +110,7 @@ class ServedStream:
 
     def _on_channel(self, data: Data | StaddleError | None) -> None:
         if isinstance(data, Data):
+            self._heard_ns = _now_ns()
             if not self._stopped:
                 self._inbox.append(data)
                 self._pump()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 STREAMS_MAX = 4
 """Streams at once: what the pipeline's buffers are made for. A further one waits a while for its place."""
 SLOT_WAIT_S = 8.0
+SILENT_S = 60.0
+"""A stream whose client has sent nothing for so long makes room for that of a client with fewer."""
 CATCH_UP_S = 0.5
 EPOCHS_KEPT = 20_000
 USABLE_IDS_MAX = 4096
@@ -109,7 +111,7 @@ class StreamDesk:
             earlier.stop(Fenced("a later assignment of this stream was opened here"))
         # Without what the backup before this one has stored, perhaps elsewhere, it would be stored again.
         await self._catch_up(CATCH_UP_S)
-        await self._take_place()
+        await self._take_place(ticket.client)
         # While it waited, a later ticket may have come.
         if self._epochs.get((ticket.job, ticket.stream), 0) != ticket.epoch:
             self._places.release()
@@ -166,7 +168,9 @@ class StreamDesk:
             self._epochs.popitem(last=False)
         return ticket
 
-    async def _take_place(self) -> None:
+    async def _take_place(self, client: str) -> None:
+        if self._places.locked():
+            self._make_room(client)
         try:
             async with asyncio.timeout(SLOT_WAIT_S):
                 await self._places.acquire()
@@ -177,6 +181,19 @@ class StreamDesk:
                 code="BUSY",
                 scope="agent",
             ) from None
+
+    def _make_room(self, client: str) -> None:
+        """End a stream that keeps its place for nothing, of a client that has more places than this one."""
+        held = Counter(stream.ticket.client for stream in self._all)
+        silent = [
+            stream
+            for stream in self._all
+            if held[stream.ticket.client] > held[client] and stream.silent_s >= SILENT_S
+        ]
+        if silent:
+            last = max(silent, key=lambda stream: (held[stream.ticket.client], stream.silent_s))
+            text = f"nothing has come for {last.silent_s:.0f} s, and another client waits for the place"
+            last.stop(Unavailable(text, code="BUSY", retry="elsewhere", scope="agent"))
 
     def _ended(self, stream: ServedStream) -> None:
         if stream not in self._all:
