@@ -162,8 +162,11 @@ if sys.platform != "win32":
     def test_an_ended_dev_leaves_no_child_behind(tmp_path, number, code):
         note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + ' ')"
         child = f"import os, time; {note}; time.sleep(60)"
+        # Who runs the tests in the background of a shell has SIGINT ignored.
+        heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         program = (
-            "import sys, dev; dev.COMMANDS['run'] = (lambda a: dev.run([sys.executable, '-c', a[0]]), '', '')"
+            f"{heeded}; import sys, dev; "
+            "dev.COMMANDS['run'] = (lambda a: dev.run([sys.executable, '-c', a[0]]), '', '')"
         )
         argv = [sys.executable, "-c", f"{program}; sys.exit(dev.main(['run', {child!r}]))"]
         with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True) as started:

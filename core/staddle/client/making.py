@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from staddle.client import acls
 from staddle.client.attributes import rdev_of
 from staddle.client.contents import FileRow
 from staddle.client.ending import Folders, Links
@@ -55,6 +56,7 @@ class Rows:
         ) = (columns[name].tolist() for name in _COLUMNS)
         self.paths = entries.paths()
         self._entries = entries
+        self._further = [acls.given(each, owners, entries.users, entries.groups) for each in entries.extras]
         self._owners = owners
         self._known: dict[tuple[int, int], tuple[int, int, int]] = {}
 
@@ -63,7 +65,7 @@ class Rows:
         key = self._uids[row], self._gids[row]
         uid, gid, allowed = self._known.get(key) or self._owner(key)
         at = self._extras[row]
-        extra = self._entries.extras[at - 1] if at else b""
+        extra = self._further[at - 1] if at else b""
         return Meta(self._modes[row] & allowed, uid, gid, self.mtimes_ns[row], extra)
 
     def _owner(self, key: tuple[int, int]) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from staddle.client import acls
 from staddle.client.attributes import I64_MAX, I64_MIN, clamp_ns
 from staddle.client.kept import KeptFounds
 from staddle.client.scan import Found
@@ -71,7 +72,7 @@ def part_meta(
     rows = EntryRows()
     values = _values(found.status, EntryType.FILE, flags, size, 0)
     rows.add_values(found.directory, found.name, values, extra=_encode(extra) if extra else b"")
-    names.fill(rows, [found])
+    names.fill(rows, [found], *(acls.named_in(extra) if extra else ()))
     return encode_part(rows.build(), offset, zero_bytes=zero_bytes, last=last)
 
 
@@ -100,6 +101,8 @@ class RowBatch:
         self._bases: list[tuple[int, int]] = []
         self._founds: list[Found] = []
         self._owners: set[int] = set()
+        self._users: set[int] = set()
+        self._groups: set[int] = set()
         self._first = self._used
         self._begin = self._cost = 0
         self._unchanged = False
@@ -149,6 +152,11 @@ class RowBatch:
         if owner not in self._owners:
             self._owners.add(owner)
             cost += 2 * _OWNER_BYTES
+        if packed:
+            users, groups = acls.named_in(packed)
+            cost += _OWNER_BYTES * (len(users - self._users) + len(groups - self._groups))
+            self._users |= users
+            self._groups |= groups
         self._last_directory = directory
         self._cost += cost
         self._used += length
@@ -166,7 +174,7 @@ class RowBatch:
         """Make a record of the rows so far."""
         if not self._lengths:
             return
-        self._names.fill(self._rows, self._founds)
+        self._names.fill(self._rows, self._founds, self._users, self._groups)
         bases = np.array(self._bases, np.uint32)
         meta = encode_files(self._rows.build(), self._lengths, bases[:, 0], bases[:, 1])
         payload = self._payload[self._first : self._used]

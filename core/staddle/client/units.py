@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from staddle.api.types import Buffer
@@ -117,16 +117,18 @@ class OwnerNames:
         self._users: dict[int, str] = {}
         self._groups: dict[int, str] = {}
 
-    def fill(self, rows: EntryRows, founds: list[Found]) -> None:
-        """Put the names of all owners that occur into the batch."""
+    def fill(
+        self, rows: EntryRows, founds: list[Found], users: Iterable[int] = (), groups: Iterable[int] = ()
+    ) -> None:
+        """Put the names of all owners that occur, and of further users and groups, into the batch."""
         if sys.platform == "win32":
             return
-        for uid in {found.status.st_uid for found in founds}:
+        for uid in {*users, *(found.status.st_uid for found in founds)}:
             if uid not in self._users:
                 self._users[uid] = _user_name(uid)
             if self._users[uid]:
                 rows.users[uid] = self._users[uid]
-        for gid in {found.status.st_gid for found in founds}:
+        for gid in {*groups, *(found.status.st_gid for found in founds)}:
             if gid not in self._groups:
                 self._groups[gid] = _group_name(gid)
             if self._groups[gid]:
