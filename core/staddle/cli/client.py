@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import click
@@ -11,6 +10,7 @@ from staddle.cli.output import dump, say
 from staddle.cli.params import GIVEN
 from staddle.cli.session import grid_options, with_grid
 from staddle.errors import UsageError
+from staddle.platform.eventloop import run_loop
 
 
 @click.group()
@@ -66,5 +66,5 @@ def join(token: str, directory: str | None, manager: str | None) -> None:
     target = os.path.abspath(directory or client_directory())
     url = f"tcp://{address}"
     with membership(target) as keep:
-        table = keep(asyncio.run(join_grid(url, text)), url)
+        table = keep(run_loop(join_grid(url, text)), url)
     say(f"{table.name} has joined; its keys are in {target}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import stat
@@ -18,6 +17,7 @@ from staddle.cli.output import say
 from staddle.config import Settings
 from staddle.errors import StaddleError
 from staddle.obs.health import Finding, Level, worst
+from staddle.platform.eventloop import run_loop
 
 if TYPE_CHECKING:
     from staddle.client.connection import ClientSettings
@@ -58,7 +58,7 @@ def _findings(home: str | None) -> Iterator[Finding]:
     try:
         if joined := joined_grid(home):
             yield Finding(Level.OK, "CONFIG", in_words(joined))
-            yield from asyncio.run(_grid(joined, set(), set()))
+            yield from run_loop(_grid(joined, set(), set()))
             return
         settings = load(home_from_environment(home))
         for name in settings.medium:
@@ -70,7 +70,7 @@ def _findings(home: str | None) -> Iterator[Finding]:
         yield Finding(Level.ERR, "CONFIG", lacking, "add the table, then staddle down and staddle up")
     yield Finding(Level.OK, "CONFIG", f"{len(settings.agent)} agents, {len(settings.medium)} media")
     yield from _keys(settings)
-    yield from asyncio.run(_grid(local_settings(settings.home), set(settings.agent), set(settings.medium)))
+    yield from run_loop(_grid(local_settings(settings.home), set(settings.agent), set(settings.medium)))
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

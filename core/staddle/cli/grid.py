@@ -17,6 +17,7 @@ from staddle.cli.params import GIVEN
 from staddle.cli.problems import from_os
 from staddle.cli.verify import damage_lines
 from staddle.errors import StaddleError
+from staddle.platform.eventloop import run_loop
 
 if TYPE_CHECKING:
     from staddle.config import Settings
@@ -82,7 +83,7 @@ def up(home: str | None, as_json: bool) -> None:
     settings = load(home_from_environment(home))
     _check_media(settings)
     started = start_missing(settings)
-    away = asyncio.run(_await_usable(settings))
+    away = run_loop(_await_usable(settings))
     if as_json:
         click.echo(json.dumps([msgspec.to_builtins(run) for run in started]))
     else:
@@ -166,10 +167,10 @@ def status(home: str | None, as_json: bool) -> None:
 
     where = ""
     if joined := joined_grid(home):
-        document = asyncio.run(joined_status(joined))
+        document = run_loop(joined_status(joined))
     else:
         settings = load(home_from_environment(home))
-        document, where = asyncio.run(_status(settings)), settings.home
+        document, where = run_loop(_status(settings)), settings.home
     if as_json:
         click.echo(json.dumps(document))
         return

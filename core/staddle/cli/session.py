@@ -34,11 +34,10 @@ def grid_options(command: Command) -> Command:
 
 def with_grid(home: str | None, work: Callable[[GridConnection], Awaitable[T]]) -> T:
     """Connect, do the work, close. Raises the one error that ended it, never a group."""
-    import asyncio
-
     from staddle.client.backup import unwrap
     from staddle.client.connection import GridConnection, find_settings
     from staddle.platform import memory
+    from staddle.platform.eventloop import run_loop
 
     memory.keep_freed(FREED_KEPT_BYTES)
     memory.trim_above(TRIM_ABOVE_BYTES)
@@ -49,7 +48,7 @@ def with_grid(home: str | None, work: Callable[[GridConnection], Awaitable[T]]) 
             return await work(grid)
 
     try:
-        return asyncio.run(connected())
+        return run_loop(connected())
     except BaseExceptionGroup as group:
         raise unwrap(group) from None
 

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from staddle.platform import descriptors
+from staddle.platform.eventloop import run_loop
 from staddle.platform.shortage import is_shortage
 
 T = TypeVar("T")
@@ -50,4 +51,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop().set_exception_handler(Complaints())
         return await main
 
-    return asyncio.run(told())
+    try:
+        return run_loop(told())
+    finally:
+        main.close()  # which has ended, or will never begin

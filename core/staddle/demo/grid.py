@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -20,6 +19,7 @@ from staddle.config import home_paths, load
 from staddle.daemon import runfiles
 from staddle.errors import StaddleError, Unavailable
 from staddle.platform import process
+from staddle.platform.eventloop import run_loop
 from staddle.wire.ops.base import Operation
 from staddle.wire.ops.jobs import LIST_JOBS, JobRow, ListJobs
 
@@ -40,7 +40,7 @@ def ask(home: str, operation: Operation[Request, Answer], request: Request) -> A
         async with GridConnection(local_settings(home)) as grid:
             return await grid.manager.call(operation, request, timeout_s=30.0)
 
-    return asyncio.run(once())
+    return run_loop(once())
 
 
 @dataclass
