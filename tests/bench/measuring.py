@@ -137,9 +137,20 @@ def settle(roots: Sequence[int]) -> list[Process]:
         before = sum(process.cpu_s for process in members)
         time.sleep(IDLE_S)
         members = family(roots)
-        if sum(process.cpu_s for process in members) - before <= BUSY_SHARE * IDLE_S:
+        spent_s = sum(process.cpu_s for process in members) - before
+        if spent_s <= BUSY_SHARE * IDLE_S and not any(waits_for_a_core(each.pid) for each in members):
             break
     return members
+
+
+def waits_for_a_core(pid: int) -> bool:
+    """Whether a thread of it would run if it could: on a busy machine that is no rest."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as handle:
+                if handle.read().rpartition(b")")[2].split()[0] == b"R":
+                    return True
+    return False
 
 
 class _Watch(threading.Thread):

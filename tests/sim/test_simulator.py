@@ -35,6 +35,11 @@ def test_the_mutant_is_caught(name):
     print(f"{name}: seed {caught[0].seed}: {caught[0].violation}")
 
 
+@pytest.mark.parametrize("seed", [4952, 7213, 3_099_748, 5_022_955])
+def test_what_once_broke_a_rule_is_mended(seed):
+    assert not run_seed(seed).violation
+
+
 def test_the_same_seed_gives_the_same_run():
     for seed in range(START, START + 5):
         assert run_seed(seed) == run_seed(seed)

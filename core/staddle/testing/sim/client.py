@@ -128,11 +128,13 @@ class SimClient(Actor):
             streams=len(self.contents),
             resume=True,
         )
-        self.ask(request, self._on_created, self.request)
+        self.ask(request, self._on_created, request)
         self.after(150 * MS, self._create)
 
-    def _on_created(self, request: bytes, reply: JobCreated | StaddleError) -> None:
-        if self.job is not None or request != self.request or self.finished:
+    def _on_created(self, request: CreateJob, reply: JobCreated | StaddleError) -> None:
+        # What an earlier process of this client was told came over a link that went with it.
+        asked = (request.request, request.session) == (self.request, self.session)
+        if self.job is not None or not asked or self.finished:
             return
         if isinstance(reply, StaddleError):
             raise Violation(f"{self.name}: no job: {reply}")
