@@ -74,7 +74,7 @@ def test_a_byte_order_mark_is_no_mistake(home):
 
 
 def test_a_hidden_file_in_conf_d_is_an_editors(home):
-    load(home(BASE, **{".#more": "half a line ["}))
+    assert load(home(BASE, **{".#more": "half a line ["})).media_of("a1") == ("m1",)
 
 
 def test_a_table_that_stands_twice_is_an_error(home):
